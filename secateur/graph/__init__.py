@@ -1,0 +1,1 @@
+"""From any model and one example input to groups of coupled slices."""

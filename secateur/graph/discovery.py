@@ -1,0 +1,308 @@
+"""From any model and one example input to its groups: which slices of which tensors must leave together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from secateur.errors import InputError, TraceError
+from secateur.graph import rules
+from secateur.graph.cost import StructuralCost
+from secateur.graph.terms import Atom, Dim, atoms, is_const, labels, mask, norm, size
+from secateur.graph.trace import Inputs, Leaf, Recording, named_tensors, normalise, record
+from secateur.graph.units import Frozen, Group, Groups, Member, Proof, Slices
+
+STATISTICS = {"statistics", "sum"}
+
+
+@dataclass(eq=False)
+class Discovery:
+    """What was found out about one model: the recording, the solved terms, and which atom each group stands for.
+
+    `dims` gives the terms of every tensor that the model owns. `equal` lists pairs of dimensions that must keep equal sizes.
+    """
+
+    recording: Recording
+    terms: rules.Terms
+    dims: dict[str, list[Dim]]
+    atom_of: dict[str, Atom] = field(default_factory=dict)
+    minimum: dict[Atom, int] = field(default_factory=dict)
+    equal: list[tuple[Dim, Dim]] = field(default_factory=list)
+    repairs: list[Any] = field(default_factory=list)
+
+    def counts(self, by_name: Mapping[str, int]) -> dict[Atom, int]:
+        """Units left for each atom, from units left for each group."""
+        return {self.atom_of[name]: count for name, count in by_name.items() if name in self.atom_of}
+
+    def keep(self, by_name: Mapping[str, Tensor]) -> dict[Atom, NDArray[np.bool_]]:
+        """A mask of kept units for each atom, from kept unit indices for each group."""
+        result = {}
+        for name, kept in by_name.items():
+            found = self.atom_of[name]
+            result[found] = np.zeros(found.size, dtype=bool)
+            result[found][kept.cpu().numpy()] = True
+        return result
+
+    def balance(self, by_name: Mapping[str, int]) -> dict[str, int]:
+        """The counts with units restored until every pair of equal dimensions has equal sizes."""
+        counts = {self.atom_of[name]: count for name, count in by_name.items()}
+        pairs = [(norm(a), norm(b)) for a, b in self.equal]
+        for _ in range(1000):
+            if not self._restore(pairs, counts):
+                break
+        return {name: counts.get(found, found.size) for name, found in self.atom_of.items()}
+
+    def _restore(self, pairs: Iterable[tuple[Dim, Dim]], counts: dict[Atom, int]) -> bool:
+        changed = False
+        for a, b in pairs:
+            low, high = sorted((a, b), key=lambda d: size(d, counts))
+            need = size(high, counts)
+            while size(low, counts) < need and self._grow(low, counts, need):
+                changed = True
+            if size(low, counts) > need:  # overshot: the other side grows in the next round
+                changed = True
+        return changed
+
+    def _grow(self, dim: Dim, counts: dict[Atom, int], need: int) -> bool:
+        """Give one unit back to the atom that brings the dimension closest to `need` without passing it, if one can."""
+        best: tuple[int, Atom] | None = None
+        for free in dict.fromkeys(atoms(dim)):
+            left = counts.get(free, free.size)
+            if left < free.size:
+                reached = size(dim, {**counts, free: left + 1})
+                distance = need - reached if reached <= need else 10**9 + reached
+                if best is None or distance < best[0]:
+                    best = (distance, free)
+        if best is None:
+            return False
+        counts[best[1]] = counts[best[1]] + 1
+        return True
+
+
+def solve(recording: Recording, terms: rules.Terms) -> None:
+    """Give every value of the recording its dimensions and freeze what the run returns."""
+    for leaf in recording.own():
+        assert leaf.value.dims is not None
+        terms.leaf_dims[leaf.name] = leaf.value.dims
+    for call in recording.calls:
+        rules.apply(terms, call)
+    terms.here = terms.here.__class__("", "output", "")
+    for value in recording.outputs:
+        for dim in value.dims or ():
+            terms.freeze(dim, "it is an output of the model")
+
+
+def groups(model: nn.Module, example: Any = None, *, heads: Literal["whole", "inner"] = "whole") -> Groups:
+    """The groups of coupled slices of `model`, found by one run on `example`.
+
+    `example` is a tensor, a tuple of positional arguments or a dict of keyword arguments. `heads` says which factor of a
+    product is prunable where a dimension is heads x head size: whole heads, or the inner size. Raises `InputError` for an
+    example that is missing, on another device or of another kind, and `TraceError` with the model's own error where the forward
+    fails.
+
+    >>> found = secateur.groups(torchvision.models.resnet18(), torch.randn(1, 3, 224, 224))
+    >>> found[0]
+    Group('conv1', units=64, members=..., proof='exact')
+    """
+    model = unwrap(model)
+    inputs = normalise(example)
+    recording = record(model, inputs)
+    terms = rules.Terms()
+    solve(recording, terms)
+    dims = {leaf.name: leaf.value.dims or [] for leaf in recording.own()}
+    unreached = _second_look(model, inputs, recording, terms, dims)
+    discovery = Discovery(recording, terms, dims, equal=list(terms.equal))
+    chosen, frozen = _choose(recording, dims, heads)
+    items = _build(recording, terms, dims, chosen)
+    discovery.atom_of = dict(zip((g.name for g in items), chosen, strict=True))
+    found = Groups(
+        kind="slices",
+        model=model,
+        items=tuple(items),
+        cost_model=StructuralCost(recording, discovery),
+        frozen=tuple(frozen),
+        unreached=tuple(unreached),
+        unknown=tuple(f"{op} in '{where}'" for op, where in terms.unknown.items()),
+        inputs=inputs,
+        discovery=discovery,
+    )
+    return found
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The user's own module inside a compiled or data-parallel one."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"The 'model' parameter must be a torch.nn.Module. Got {type(model).__name__} instead.")
+    for attribute in ("_orig_mod", "module"):
+        inner = model._modules.get(attribute)
+        if inner is not None and len(model._modules) == 1 and (attribute == "_orig_mod" or "Parallel" in type(model).__name__):
+            return unwrap(inner)
+    return model
+
+
+def _second_look(
+    model: nn.Module, inputs: Inputs, recording: Recording, terms: rules.Terms, dims: dict[str, list[Dim]]
+) -> list[str]:
+    """Parameters that evaluation never runs (auxiliary heads) follow a second run in training mode over the same units.
+
+    Returns the parameters that neither run reaches.
+    """
+    reached = _reached(recording)
+    missing = [leaf.name for leaf in recording.own() if leaf.kind == "parameter" and leaf.name not in reached]
+    if not missing:
+        return []
+    try:
+        second = record(model, inputs, training=True, dims=dims)
+    except (TraceError, RuntimeError):
+        return missing
+    solve(second, terms)
+    return [name for name in missing if name not in _reached(second)]
+
+
+def _reached(recording: Recording) -> set[str]:
+    used = {id(v) for call in recording.calls for v in call.tensors()} | {id(v) for v in recording.outputs}
+    return {leaf.name for leaf in recording.own() if id(leaf.value) in used}
+
+
+def _choose(recording: Recording, dims: Mapping[str, list[Dim]], heads: str) -> tuple[list[Atom], list[Frozen]]:
+    """The atoms that become groups, one for each product, in order of appearance; and what is frozen, with reasons."""
+    seen: dict[Atom, None] = {}
+    rivals: list[list[Atom]] = []
+    frozen: list[Frozen] = []
+    repeated: set[Atom] = set()
+    for leaf in recording.own():
+        for axis, dim in enumerate(dims[leaf.name]):
+            d = norm(dim)
+            for product in _products(d):
+                if len(set(product)) > 1:
+                    rivals.append(product)
+                repeated |= {a for a in product if product.count(a) > 1}
+            seen.update(dict.fromkeys(atoms(d)))
+            if is_const(d) and leaf.kind == "parameter" and (reason := _why(dim)) and reason[0] != KERNEL:
+                frozen.append(Frozen(f"{leaf.name}[{axis}]", size(d), *reason))
+    dropped: dict[Atom, str] = dict.fromkeys(repeated, "its units meet each other in one dimension")
+    for product in rivals:
+        open_ = [a for a in dict.fromkeys(product) if a not in dropped]
+        if len(open_) > 1:
+            best = open_[-1] if heads == "inner" else next((a for a in open_ if a.size >= 3), open_[-1])
+            for other in open_:
+                if other is not best:
+                    dropped[other] = "it is one factor of a dimension whose other factor is pruned (heads or head size)"
+    for found, text in dropped.items():
+        names = _where(recording, dims, found)
+        frozen.append(Frozen(names[0] if names else "", found.size, text))
+    return [a for a in seen if a not in dropped], frozen
+
+
+def _why(dim: Dim) -> tuple[str, str, str] | None:
+    from secateur.graph.terms import first_reason
+
+    reason = first_reason(dim)
+    return (reason.text, reason.operator, reason.module) if reason else None
+
+
+def _products(dim: Dim) -> Iterable[list[Atom]]:
+    """The lists of free atoms that multiply each other in a normed dimension; parts of a Cat count with what multiplies it."""
+    from secateur.graph.terms import Cat
+
+    outer: list[Atom] = []
+    nested: list[list[Atom]] = []
+    for factor in dim:
+        if isinstance(factor, Atom):
+            outer.append(factor)
+        elif isinstance(factor, Cat):
+            nested.extend(p for part in factor.parts for p in _products(part))
+    order = {a: i for i, a in enumerate(atoms(dim))}
+    if not nested:
+        return [outer] if outer else []
+    return [sorted([*outer, *inner], key=order.__getitem__) for inner in nested]
+
+
+def _where(recording: Recording, dims: Mapping[str, list[Dim]], wanted: Atom) -> list[str]:
+    return [f"{leaf.name}[{i}]" for leaf in recording.own() for i, d in enumerate(dims[leaf.name]) if wanted in set(atoms(d))]
+
+
+def _build(
+    recording: Recording, terms: rules.Terms, dims: Mapping[str, list[Dim]], chosen: list[Atom]
+) -> list[Group]:
+    members: dict[Atom, list[Member]] = {a: [] for a in chosen}
+    multiple: dict[Atom, int] = {}
+    product: set[Atom] = set()
+    for leaf in recording.own():
+        for axis, dim in enumerate(dims[leaf.name]):
+            d = norm(dim)
+            for found in dict.fromkeys(atoms(d)):
+                if found not in members:
+                    continue
+                line = torch.from_numpy(labels(d, found))
+                members[found].append(_member(leaf, axis, line, found, terms))
+                share = int((line >= 0).sum()) // found.size
+                multiple[found] = min(multiple.get(found, share), share)
+                if len(d) > 1:
+                    product.add(found)
+    used: dict[str, int] = {}
+    items = []
+    for found in chosen:
+        own = members[found]
+        name = _name(own)
+        used[name] = used.get(name, 0) + 1
+        items.append(
+            Group(
+                name=name if used[name] == 1 else f"{name}/{used[name]}",
+                units=found.size,
+                members=tuple(own),
+                proof=_proof(found),
+                minimum=min(2, found.size) if found in product else 1,
+                multiple=multiple[found],
+                modules=tuple(dict.fromkeys(m.name.rpartition(".")[0] for m in own)),
+            )
+        )
+    return items
+
+
+def _proof(found: Atom) -> Proof:
+    return "kept statistics" if "statistics" in found.flags else "exact"
+
+
+def _member(leaf: Leaf, axis: int, line: Tensor, found: Atom, terms: rules.Terms) -> Member:
+    return Slices(
+        name=leaf.name,
+        shape=leaf.value.shape,
+        units=found.size,
+        role="consumer" if (leaf.name, axis) in terms.contracted else "producer",
+        buffer=leaf.kind != "parameter",
+        dim=axis,
+        labels=line,
+    )
+
+
+def _name(members: list[Member]) -> str:
+    """The module of the first weight matrix that makes the units; of the first member where there is none."""
+    makers = [m for m in members if m.role == "producer" and len(m.shape) > 1 and not m.buffer]
+    first = (makers or [m for m in members if m.role == "producer"] or members)[0]
+    path, _, tensor = first.name.rpartition(".")
+    return path if tensor == "weight" and path else first.name
+
+
+def kept_masks(discovery: Discovery, keep: Mapping[str, Tensor]) -> dict[str, list[NDArray[np.bool_]]]:
+    """For every tensor that changes, which entries of each dimension remain."""
+    by_atom = discovery.keep(keep)
+    result = {}
+    for name, dims in discovery.dims.items():
+        if any(a in by_atom for d in dims for a in atoms(d)):
+            result[name] = [mask(d, by_atom) for d in dims]
+    return result
+
+
+def check_finite(model: nn.Module) -> None:
+    """Raise `InputError` naming the first parameter that holds NaN or infinity."""
+    for name, (_, tensor) in named_tensors(model).items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise InputError(f"'{name}' holds {bad} values that are NaN or infinite; scores and proofs need finite weights.")

@@ -1,0 +1,320 @@
+"""One run of the model on its example, recorded: every ATen call, with the module that made it.
+
+The run uses fake tensors (shapes without data), so it costs no arithmetic and no memory; a model whose control flow reads
+values is run once more on real ones. Attention is recorded as matrix products and softmax, whatever kernel would run it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
+
+from secateur.errors import InputError, TraceError
+from secateur.graph.terms import Dim, atom, const
+
+LeafKind = Literal["parameter", "buffer", "attribute", "input", "constant"]
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+@dataclass(eq=False, slots=True)
+class Value:
+    """A tensor of the recording: its shape and what each dimension is made of.
+
+    `leaves` are the model's own tensors it was computed from, where it depends on nothing else.
+    """
+
+    shape: tuple[int, ...]
+    dims: list[Dim] | None = None
+    leaves: frozenset[str] = frozenset()
+
+
+@dataclass(eq=False, slots=True)
+class Call:
+    """One ATen call. `args` follow the operator's schema by name; tensors are `Value`s. `outs` are the results, flattened.
+
+    `resize` maps an argument that holds sizes to the dimensions they come from, so that a replay on cut tensors can ask for
+    theirs. `stack` lists the modules at work, outermost first.
+    """
+
+    func: torch._ops.OpOverload
+    args: dict[str, Any]
+    outs: list[Value]
+    stack: tuple[str, ...]
+    resize: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def module(self) -> str:
+        """The innermost module at work."""
+        return self.stack[-1] if self.stack else ""
+
+    @property
+    def op(self) -> str:
+        """The operator's name without namespace, overload and in-place underscore: `add`, `convolution`."""
+        name = self.func._schema.name.partition("::")[2]
+        return name[:-1] if name.endswith("_") and not name.endswith("__") else name
+
+    def __getitem__(self, name: str) -> Any:
+        return self.args[name]
+
+    def tensors(self) -> list[Value]:
+        """The tensors it reads, in the schema's order."""
+        return [a for a in tree_leaves(list(self.args.values())) if isinstance(a, Value)]
+
+
+@dataclass(eq=False, slots=True)
+class Leaf:
+    """A tensor that the run started from: the model's own, an input, or a constant made elsewhere."""
+
+    name: str
+    kind: LeafKind
+    tensor: Tensor
+    value: Value
+
+
+@dataclass(eq=False)
+class Recording:
+    """The calls of one run in order, the tensors they started from, and the run's results."""
+
+    calls: list[Call]
+    leaves: list[Leaf]
+    outputs: list[Value]
+
+    def own(self) -> Iterator[Leaf]:
+        """The leaves that belong to the model."""
+        return (leaf for leaf in self.leaves if leaf.kind in ("parameter", "buffer", "attribute"))
+
+
+def normalise(example: Any) -> Inputs:
+    """The positional and keyword arguments an example stands for: a tensor, a tuple (positional) or a mapping (keywords)."""
+    if isinstance(example, Tensor):
+        return (example,), {}
+    if isinstance(example, Mapping):
+        return (), dict(example)
+    if isinstance(example, tuple | list):
+        return tuple(example), {}
+    raise InputError(
+        f"The 'example' parameter must be a tensor, a tuple of what the model is called with, or a dict of its keyword "
+        f"arguments. Got {type(example).__name__} instead. Every cut is proven by a forward pass, so an example is needed."
+    )
+
+
+def named_tensors(model: nn.Module) -> dict[str, tuple[LeafKind, Tensor]]:
+    """Every tensor that the model holds, each once, under its first name: parameters, buffers and plain attributes."""
+    found: dict[str, tuple[LeafKind, Tensor]] = {}
+    seen: set[int] = set()
+    for prefix, module in model.named_modules():
+        kinds: list[tuple[LeafKind, Mapping[str, Any]]] = [
+            ("parameter", module._parameters),
+            ("buffer", module._buffers),
+            ("attribute", module.__dict__),
+        ]
+        for kind, table in kinds:
+            for name, value in table.items():
+                if isinstance(value, Tensor) and id(value) not in seen:
+                    seen.add(id(value))
+                    found[f"{prefix}.{name}" if prefix else name] = (kind, value)
+    return found
+
+
+@contextlib.contextmanager
+def undisturbed(model: nn.Module, training: bool = False) -> Iterator[None]:
+    """Runs the block with the model in evaluation (or training) mode and puts modes and attributes back afterwards.
+
+    A forward may write to its module (caches of attention biases, position tables); whatever it writes is taken back.
+    """
+    before = []
+    for module in model.modules():
+        state = {k: _shallow(v) for k, v in module.__dict__.items()}
+        before.append((module, dict(module.__dict__), state, dict(module._buffers)))
+    try:
+        model.train(training)
+        yield
+    finally:
+        for module, originals, state, buffers in before:
+            for key in [k for k in module.__dict__ if k not in originals]:
+                del module.__dict__[key]
+            for key, value in originals.items():
+                module.__dict__[key] = value
+                if type(value) is dict and not key.startswith("_"):
+                    value.clear()
+                    value.update(state[key])
+                elif type(value) is list:
+                    value[:] = state[key]
+            module._buffers.clear()
+            module._buffers.update(buffers)
+
+
+def _shallow(value: Any) -> Any:
+    return value.copy() if type(value) in (dict, list) else value
+
+
+@contextlib.contextmanager
+def plain_kernels() -> Iterator[None]:
+    """Runs the block with attention spelled out as matrix products and softmax and without fused inference paths."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), torch.no_grad():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextlib.contextmanager
+def module_stack(model: nn.Module) -> Iterator[list[str]]:
+    """A list that holds, while the block runs, the paths of the modules whose forward is at work, outermost first."""
+    paths = {id(module): path for path, module in model.named_modules()}
+    stack: list[str] = []
+
+    def enter(module: nn.Module, _: Any) -> None:
+        if id(module) in paths:
+            stack.append(paths[id(module)])
+
+    def leave(module: nn.Module, _: Any, __: Any) -> None:
+        if id(module) in paths and stack:
+            stack.pop()
+
+    handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)]
+    try:
+        yield stack
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class Recorder(TorchDispatchMode):
+    """Writes down every ATen call made while it is active."""
+
+    def __init__(self, leaves: Sequence[Leaf], stack: list[str]) -> None:
+        super().__init__()
+        self.calls: list[Call] = []
+        self.leaves = list(leaves)
+        self.stack = stack
+        self.values: dict[int, Value] = {id(leaf.tensor): leaf.value for leaf in leaves}
+        self.alive: list[Tensor] = [leaf.tensor for leaf in leaves]  # ids stay unique as long as the tensors live
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+        kwargs = kwargs or {}
+        if func.namespace == "prim":  # questions about a tensor, no computation
+            return func(*args, **kwargs)
+        bound = self._bind(func, args, kwargs)
+        result = func(*args, **kwargs)
+        outs = [self._result(t) for t in tree_leaves(result) if isinstance(t, Tensor)]
+        self.calls.append(Call(func, bound, outs, tuple(self.stack)))
+        return result
+
+    def _bind(self, func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+        bound = {}
+        for i, argument in enumerate(func._schema.arguments):
+            value = args[i] if i < len(args) else kwargs.get(argument.name, argument.default_value)
+            bound[argument.name] = tree_map_only(Tensor, self.value, value)
+        return bound
+
+    def value(self, tensor: Tensor) -> Value:
+        """The recorded value of a tensor; one that was made outside the run becomes a constant."""
+        known = self.values.get(id(tensor))
+        if known is not None and known.shape == tuple(tensor.shape):
+            return known
+        value = Value(tuple(tensor.shape), [const(n) for n in tensor.shape])
+        self.leaves.append(Leaf(f"constant {len(self.leaves)}", "constant", tensor, value))
+        return self._remember(tensor, value)
+
+    def _result(self, tensor: Tensor) -> Value:
+        known = self.values.get(id(tensor))
+        if known is not None and known.shape == tuple(tensor.shape):
+            return known  # written in place
+        return self._remember(tensor, Value(tuple(tensor.shape)))
+
+    def _remember(self, tensor: Tensor, value: Value) -> Value:
+        self.values[id(tensor)] = value
+        self.alive.append(tensor)
+        return value
+
+
+def record(model: nn.Module, inputs: Inputs, *, training: bool = False, dims: Mapping[str, list[Dim]] | None = None) -> Recording:
+    """The calls of one run of `model` on `inputs`.
+
+    `dims` gives the model's own tensors the dimensions of an earlier recording, so that both speak of the same units. Raises
+    `TraceError` with the model's own error where its forward fails.
+    """
+    tensors = named_tensors(model)
+    _check_devices(tensors, inputs)
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+            return _run(model, tree_map_only(Tensor, fake.from_tensor, inputs), tensors, training, dims)
+    except (DataDependentOutputException, DynamicOutputShapeException):
+        return _run(model, inputs, tensors, training, dims)
+
+
+def _run(
+    model: nn.Module,
+    inputs: Inputs,
+    tensors: Mapping[str, tuple[LeafKind, Tensor]],
+    training: bool,
+    dims: Mapping[str, list[Dim]] | None,
+) -> Recording:
+    leaves = []
+    for name, (kind, tensor) in tensors.items():
+        own = dims[name] if dims and name in dims else [atom(n) for n in tensor.shape]
+        leaves.append(Leaf(name, kind, tensor, Value(tuple(tensor.shape), own, frozenset([name]))))
+    for i, tensor in enumerate(t for t in tree_flatten(inputs)[0] if isinstance(t, Tensor)):
+        leaves.append(Leaf(f"input {i}", "input", tensor, Value(tuple(tensor.shape), [const(n) for n in tensor.shape])))
+    with undisturbed(model, training), plain_kernels(), module_stack(model) as stack:
+        recorder = Recorder(leaves, stack)
+        try:
+            with recorder:
+                output = model(*inputs[0], **inputs[1])
+        except (DataDependentOutputException, DynamicOutputShapeException):
+            raise
+        except Exception as error:
+            path = failing_module(error, model)
+            place = f"in module '{path}' ({type(model.get_submodule(path)).__name__})" if path else "in its forward"
+            raise TraceError(
+                f"The model raised {type(error).__name__} {place} when it was called on the example: {error}. "
+                f"Call the model on the example yourself; it must run before it can be pruned."
+            ) from error
+        outputs = [recorder.value(t) for t in tensors_of(output)]
+    return Recording(recorder.calls, recorder.leaves, outputs)
+
+
+def failing_module(error: BaseException, model: nn.Module) -> str | None:
+    """The path of the innermost module of `model` whose forward the error passed through; None where it passed none."""
+    paths = {id(module): path for path, module in model.named_modules()}
+    found = None
+    trace = error.__traceback__
+    while trace is not None:
+        found = paths.get(id(trace.tb_frame.f_locals.get("self")), found)
+        trace = trace.tb_next
+    return found
+
+
+def tensors_of(output: Any) -> list[Tensor]:
+    """Every tensor in a model's result: nested tuples, lists, mappings, dataclasses and plain objects of tensors."""
+    if isinstance(output, Tensor):
+        return [output]
+    if isinstance(output, Mapping):
+        return [t for v in output.values() for t in tensors_of(v)]
+    if isinstance(output, tuple | list | set):
+        return [t for v in output for t in tensors_of(v)]
+    if hasattr(output, "__dict__") and not isinstance(output, nn.Module | type):
+        return [t for v in vars(output).values() for t in tensors_of(v)]
+    return []
+
+
+def _check_devices(tensors: Mapping[str, tuple[LeafKind, Tensor]], inputs: Inputs) -> None:
+    own = {tensor.device for _, tensor in tensors.values()}
+    for given in (t for t in tree_leaves(inputs) if isinstance(t, Tensor)):
+        if own and given.device not in own:
+            devices = ", ".join(sorted(map(str, own)))
+            raise InputError(
+                f"The example is on {given.device} and the model on {devices}. Move the example with .to({devices.split(',')[0]!r})."
+            )
