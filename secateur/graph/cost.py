@@ -1,8 +1,8 @@
 """What a model costs as an exact function of its widths: multiply-accumulates and parameters, without tracing again.
 
-One multiply-accumulate is 1 MAC; FLOPs are 2 MACs. Counted are the operators that multiply by matrices: convolutions, linear
-layers, matrix products and attention. MACs are those of one call on the example, so give an example of batch one to count as
-papers do.
+One multiply-accumulate is 1 MAC; FLOPs are 2 MACs. Counted are the operators that multiply by matrices: convolutions,
+linear layers, matrix products and attention. MACs are those of one call on the example, so give an example of batch one
+to count as papers do.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from secateur.graph.terms import Dim, norm, size
 from secateur.graph.trace import Call, Recording
 
 if TYPE_CHECKING:
-    from secateur.graph.discovery import Discovery
+    from secateur.graph.solution import Solution
 
 
 @dataclass(frozen=True)
 class Cost:
-    """`macs` of one call on the example; `params` (tied ones once); `weights` and `nonzero_macs`: what is not masked to zero."""
+    """`macs` of one call on the example; `params`, tied ones once; `weights`, `nonzero_macs`: what is not masked."""
 
     macs: int
     params: int
@@ -46,15 +46,17 @@ class CostModel(ABC):
 class StructuralCost(CostModel):
     """MACs and parameters as polynomials in the units left, read off the recording once."""
 
-    def __init__(self, recording: Recording, discovery: Discovery) -> None:
-        self.discovery = discovery
+    def __init__(self, recording: Recording, solution: Solution) -> None:
+        self.solution = solution
         self.macs = [term for call in recording.calls for term in mac_terms(call)]
         self.params = [
-            tuple(f for d in leaf.value.dims or () for f in norm(d)) for leaf in recording.own() if leaf.kind == "parameter"
+            tuple(f for d in leaf.value.dims or () for f in norm(d))
+            for leaf in recording.own()
+            if leaf.kind == "parameter"
         ]
 
     def cost(self, counts: Mapping[str, int]) -> Cost:
-        by_atom = self.discovery.counts(counts)
+        by_atom = self.solution.counts(counts)
         macs = sum(size(term, by_atom) for term in self.macs)
         params = sum(size(term, by_atom) for term in self.params)
         return Cost(macs=macs, params=params, weights=params, nonzero_macs=macs)

@@ -3,86 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from secateur.errors import InputError, TraceError
 from secateur.graph import rules
 from secateur.graph.cost import StructuralCost
-from secateur.graph.terms import Atom, Dim, atoms, is_const, labels, mask, norm, size
+from secateur.graph.probing import probe
+from secateur.graph.solution import Solution
+from secateur.graph.terms import Atom, Cat, Dim, Reason, atoms, first_reason, is_const, labels, norm, size
 from secateur.graph.trace import Inputs, Leaf, Recording, named_tensors, normalise, record
 from secateur.graph.units import Frozen, Group, Groups, Member, Proof, Slices
 
-STATISTICS = {"statistics", "sum"}
-
-
-@dataclass(eq=False)
-class Discovery:
-    """What was found out about one model: the recording, the solved terms, and which atom each group stands for.
-
-    `dims` gives the terms of every tensor that the model owns. `equal` lists pairs of dimensions that must keep equal sizes.
-    """
-
-    recording: Recording
-    terms: rules.Terms
-    dims: dict[str, list[Dim]]
-    atom_of: dict[str, Atom] = field(default_factory=dict)
-    minimum: dict[Atom, int] = field(default_factory=dict)
-    equal: list[tuple[Dim, Dim]] = field(default_factory=list)
-    repairs: list[Any] = field(default_factory=list)
-
-    def counts(self, by_name: Mapping[str, int]) -> dict[Atom, int]:
-        """Units left for each atom, from units left for each group."""
-        return {self.atom_of[name]: count for name, count in by_name.items() if name in self.atom_of}
-
-    def keep(self, by_name: Mapping[str, Tensor]) -> dict[Atom, NDArray[np.bool_]]:
-        """A mask of kept units for each atom, from kept unit indices for each group."""
-        result = {}
-        for name, kept in by_name.items():
-            found = self.atom_of[name]
-            result[found] = np.zeros(found.size, dtype=bool)
-            result[found][kept.cpu().numpy()] = True
-        return result
-
-    def balance(self, by_name: Mapping[str, int]) -> dict[str, int]:
-        """The counts with units restored until every pair of equal dimensions has equal sizes."""
-        counts = {self.atom_of[name]: count for name, count in by_name.items()}
-        pairs = [(norm(a), norm(b)) for a, b in self.equal]
-        for _ in range(1000):
-            if not self._restore(pairs, counts):
-                break
-        return {name: counts.get(found, found.size) for name, found in self.atom_of.items()}
-
-    def _restore(self, pairs: Iterable[tuple[Dim, Dim]], counts: dict[Atom, int]) -> bool:
-        changed = False
-        for a, b in pairs:
-            low, high = sorted((a, b), key=lambda d: size(d, counts))
-            need = size(high, counts)
-            while size(low, counts) < need and self._grow(low, counts, need):
-                changed = True
-            if size(low, counts) > need:  # overshot: the other side grows in the next round
-                changed = True
-        return changed
-
-    def _grow(self, dim: Dim, counts: dict[Atom, int], need: int) -> bool:
-        """Give one unit back to the atom that brings the dimension closest to `need` without passing it, if one can."""
-        best: tuple[int, Atom] | None = None
-        for free in dict.fromkeys(atoms(dim)):
-            left = counts.get(free, free.size)
-            if left < free.size:
-                reached = size(dim, {**counts, free: left + 1})
-                distance = need - reached if reached <= need else 10**9 + reached
-                if best is None or distance < best[0]:
-                    best = (distance, free)
-        if best is None:
-            return False
-        counts[best[1]] = counts[best[1]] + 1
-        return True
+KERNEL = "it is a kernel or an image size"
 
 
 def solve(recording: Recording, terms: rules.Terms) -> None:
@@ -92,7 +27,7 @@ def solve(recording: Recording, terms: rules.Terms) -> None:
         terms.leaf_dims[leaf.name] = leaf.value.dims
     for call in recording.calls:
         rules.apply(terms, call)
-    terms.here = terms.here.__class__("", "output", "")
+    terms.here = Reason("", "output", "")
     for value in recording.outputs:
         for dim in value.dims or ():
             terms.freeze(dim, "it is an output of the model")
@@ -101,10 +36,10 @@ def solve(recording: Recording, terms: rules.Terms) -> None:
 def groups(model: nn.Module, example: Any = None, *, heads: Literal["whole", "inner"] = "whole") -> Groups:
     """The groups of coupled slices of `model`, found by one run on `example`.
 
-    `example` is a tensor, a tuple of positional arguments or a dict of keyword arguments. `heads` says which factor of a
-    product is prunable where a dimension is heads x head size: whole heads, or the inner size. Raises `InputError` for an
-    example that is missing, on another device or of another kind, and `TraceError` with the model's own error where the forward
-    fails.
+    `example` is a tensor, a tuple of positional arguments or a dict of keyword arguments. `heads` says which factor of
+    a product is prunable where a dimension is heads x head size: whole heads, or the inner size. Raises `InputError`
+    for an example that is missing, on another device or of another kind, and `TraceError` with the model's own error
+    where the forward fails.
 
     >>> found = secateur.groups(torchvision.models.resnet18(), torch.randn(1, 3, 224, 224))
     >>> found[0]
@@ -117,22 +52,27 @@ def groups(model: nn.Module, example: Any = None, *, heads: Literal["whole", "in
     solve(recording, terms)
     dims = {leaf.name: leaf.value.dims or [] for leaf in recording.own()}
     unreached = _second_look(model, inputs, recording, terms, dims)
-    discovery = Discovery(recording, terms, dims, equal=list(terms.equal))
+    solution = Solution(recording, terms, dims, equal=list(terms.equal))
     chosen, frozen = _choose(recording, dims, heads)
     items = _build(recording, terms, dims, chosen)
-    discovery.atom_of = dict(zip((g.name for g in items), chosen, strict=True))
-    found = Groups(
+    solution.atom_of = dict(zip((g.name for g in items), chosen, strict=True))
+    items = [g for g in items if any(not m.buffer for m in g.members)]
+    solution.atom_of = {g.name: solution.atom_of[g.name] for g in items}
+    stopped = probe(model, solution, inputs, {g.name: g.minimum for g in items})
+    frozen += [Frozen(g.name, g.units, r.text, r.operator, r.module) for g in items if (r := stopped.get(g.name))]
+    items = [g for g in items if g.name not in stopped]
+    solution.atom_of = {g.name: solution.atom_of[g.name] for g in items}
+    return Groups(
         kind="slices",
         model=model,
         items=tuple(items),
-        cost_model=StructuralCost(recording, discovery),
+        cost_model=StructuralCost(recording, solution),
         frozen=tuple(frozen),
         unreached=tuple(unreached),
         unknown=tuple(f"{op} in '{where}'" for op, where in terms.unknown.items()),
         inputs=inputs,
-        discovery=discovery,
+        solution=solution,
     )
-    return found
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -141,7 +81,11 @@ def unwrap(model: nn.Module) -> nn.Module:
         raise InputError(f"The 'model' parameter must be a torch.nn.Module. Got {type(model).__name__} instead.")
     for attribute in ("_orig_mod", "module"):
         inner = model._modules.get(attribute)
-        if inner is not None and len(model._modules) == 1 and (attribute == "_orig_mod" or "Parallel" in type(model).__name__):
+        if (
+            inner is not None
+            and len(model._modules) == 1
+            and (attribute == "_orig_mod" or "Parallel" in type(model).__name__)
+        ):
             return unwrap(inner)
     return model
 
@@ -201,16 +145,12 @@ def _choose(recording: Recording, dims: Mapping[str, list[Dim]], heads: str) -> 
 
 
 def _why(dim: Dim) -> tuple[str, str, str] | None:
-    from secateur.graph.terms import first_reason
-
     reason = first_reason(dim)
     return (reason.text, reason.operator, reason.module) if reason else None
 
 
 def _products(dim: Dim) -> Iterable[list[Atom]]:
-    """The lists of free atoms that multiply each other in a normed dimension; parts of a Cat count with what multiplies it."""
-    from secateur.graph.terms import Cat
-
+    """The free atoms that multiply each other in a normed dimension; parts of a Cat with what multiplies the Cat."""
     outer: list[Atom] = []
     nested: list[list[Atom]] = []
     for factor in dim:
@@ -225,12 +165,15 @@ def _products(dim: Dim) -> Iterable[list[Atom]]:
 
 
 def _where(recording: Recording, dims: Mapping[str, list[Dim]], wanted: Atom) -> list[str]:
-    return [f"{leaf.name}[{i}]" for leaf in recording.own() for i, d in enumerate(dims[leaf.name]) if wanted in set(atoms(d))]
+    return [
+        f"{leaf.name}[{i}]"
+        for leaf in recording.own()
+        for i, d in enumerate(dims[leaf.name])
+        if wanted in set(atoms(d))
+    ]
 
 
-def _build(
-    recording: Recording, terms: rules.Terms, dims: Mapping[str, list[Dim]], chosen: list[Atom]
-) -> list[Group]:
+def _build(recording: Recording, terms: rules.Terms, dims: Mapping[str, list[Dim]], chosen: list[Atom]) -> list[Group]:
     members: dict[Atom, list[Member]] = {a: [] for a in chosen}
     multiple: dict[Atom, int] = {}
     product: set[Atom] = set()
@@ -290,19 +233,11 @@ def _name(members: list[Member]) -> str:
     return path if tensor == "weight" and path else first.name
 
 
-def kept_masks(discovery: Discovery, keep: Mapping[str, Tensor]) -> dict[str, list[NDArray[np.bool_]]]:
-    """For every tensor that changes, which entries of each dimension remain."""
-    by_atom = discovery.keep(keep)
-    result = {}
-    for name, dims in discovery.dims.items():
-        if any(a in by_atom for d in dims for a in atoms(d)):
-            result[name] = [mask(d, by_atom) for d in dims]
-    return result
-
-
 def check_finite(model: nn.Module) -> None:
     """Raise `InputError` naming the first parameter that holds NaN or infinity."""
     for name, (_, tensor) in named_tensors(model).items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             bad = int((~torch.isfinite(tensor)).sum())
-            raise InputError(f"'{name}' holds {bad} values that are NaN or infinite; scores and proofs need finite weights.")
+            raise InputError(
+                f"'{name}' holds {bad} values that are NaN or infinite; scores and proofs need finite weights."
+            )

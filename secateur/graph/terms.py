@@ -3,10 +3,10 @@
     dim    = tuple of factors, a row-major product, outer factor first; () has size 1
     factor = int (rigid)  |  Atom (a set of interchangeable units)  |  Cat (dims laid end to end)
 
-A VGG flatten is `(C, 49)`; a packed qkv projection is `(3, H, D)`; rotate-half position embeddings make `D = Cat[f, f]`; a
-DenseNet concatenation is a Cat of all earlier growth atoms; a grouped convolution has `(G, C/G)` channels. Two dimensions that
-an operator ties together are unified; what cannot be told apart or must not change is frozen, with a reason. There is no torch
-operator in here.
+A VGG flatten is `(C, 49)`; a packed qkv projection is `(3, H, D)`; rotate-half position embeddings make `D = Cat[f,
+f]`; a DenseNet concatenation is a Cat of all earlier growth atoms; a grouped convolution has `(G, C/G)` channels. Two
+dimensions that an operator ties together are unified; what cannot be told apart or must not change is frozen, with a
+reason. There is no torch operator in here.
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
 """One run of the model on its example, recorded: every ATen call, with the module that made it.
 
-The run uses fake tensors (shapes without data), so it costs no arithmetic and no memory; a model whose control flow reads
-values is run once more on real ones. Attention is recorded as matrix products and softmax, whatever kernel would run it.
+The run uses fake tensors (shapes without data), so it costs no arithmetic and no memory; a model whose control flow
+reads values is run once more on real ones. Attention is recorded as matrix products and softmax, whatever kernel would
+run it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -39,10 +41,10 @@ class Value:
 
 @dataclass(eq=False, slots=True)
 class Call:
-    """One ATen call. `args` follow the operator's schema by name; tensors are `Value`s. `outs` are the results, flattened.
+    """One ATen call. `args` follow the operator's schema by name; tensors are `Value`s. `outs`: the results, flattened.
 
-    `resize` maps an argument that holds sizes to the dimensions they come from, so that a replay on cut tensors can ask for
-    theirs. `stack` lists the modules at work, outermost first.
+    `resize` maps an argument that holds sizes to the dimensions they come from, so that a replay on cut tensors can ask
+    for theirs. `stack` lists the modules at work, outermost first.
     """
 
     func: torch._ops.OpOverload
@@ -94,7 +96,7 @@ class Recording:
 
 
 def normalise(example: Any) -> Inputs:
-    """The positional and keyword arguments an example stands for: a tensor, a tuple (positional) or a mapping (keywords)."""
+    """The positional and keyword arguments that a tensor, a tuple (positional) or a mapping (keywords) stands for."""
     if isinstance(example, Tensor):
         return (example,), {}
     if isinstance(example, Mapping):
@@ -103,7 +105,7 @@ def normalise(example: Any) -> Inputs:
         return tuple(example), {}
     raise InputError(
         f"The 'example' parameter must be a tensor, a tuple of what the model is called with, or a dict of its keyword "
-        f"arguments. Got {type(example).__name__} instead. Every cut is proven by a forward pass, so an example is needed."
+        f"arguments. Got {type(example).__name__} instead. An example is needed to prove every cut by a forward pass."
     )
 
 
@@ -162,10 +164,14 @@ def plain_kernels() -> Iterator[None]:
     """Runs the block with attention spelled out as matrix products and softmax and without fused inference paths."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)  # it prints whole tracebacks of errors that are caught and told in words
     try:
         with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), torch.no_grad():
             yield
     finally:
+        logger.setLevel(level)
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
@@ -202,7 +208,7 @@ class Recorder(TorchDispatchMode):
         self.values: dict[int, Value] = {id(leaf.tensor): leaf.value for leaf in leaves}
         self.alive: list[Tensor] = [leaf.tensor for leaf in leaves]  # ids stay unique as long as the tensors live
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func.namespace == "prim":  # questions about a tensor, no computation
             return func(*args, **kwargs)
@@ -240,11 +246,13 @@ class Recorder(TorchDispatchMode):
         return value
 
 
-def record(model: nn.Module, inputs: Inputs, *, training: bool = False, dims: Mapping[str, list[Dim]] | None = None) -> Recording:
+def record(
+    model: nn.Module, inputs: Inputs, *, training: bool = False, dims: Mapping[str, list[Dim]] | None = None
+) -> Recording:
     """The calls of one run of `model` on `inputs`.
 
-    `dims` gives the model's own tensors the dimensions of an earlier recording, so that both speak of the same units. Raises
-    `TraceError` with the model's own error where its forward fails.
+    `dims` gives the model's own tensors the dimensions of an earlier recording, so that both speak of the same units.
+    Raises `TraceError` with the model's own error where its forward fails.
     """
     tensors = named_tensors(model)
     _check_devices(tensors, inputs)
@@ -316,5 +324,6 @@ def _check_devices(tensors: Mapping[str, tuple[LeafKind, Tensor]], inputs: Input
         if own and given.device not in own:
             devices = ", ".join(sorted(map(str, own)))
             raise InputError(
-                f"The example is on {given.device} and the model on {devices}. Move the example with .to({devices.split(',')[0]!r})."
+                f"The example is on {given.device} and the model on {devices}. "
+                f"Move the example with .to({str(min(own, key=str))!r})."
             )

@@ -1,9 +1,9 @@
 """Units, members and groups: what can be removed, whatever its granularity.
 
-A *unit* is the smallest thing removed together: a channel, a head, a neuron, one weight, one block. A *group* is a set of
-interchangeable units. A group lists its *members*: the parameters its units live in. Every member maps between entries of its
-parameter and units by two functions, `reduce` and `expand`; scoring, masking, decaying and gating are written over those two
-alone, never per layer type and never per granularity.
+A *unit* is the smallest thing removed together: a channel, a head, a neuron, one weight, one block. A *group* is a set
+of interchangeable units. A group lists its *members*: the parameters its units live in. Every member maps between
+entries of its parameter and units by two functions, `reduce` and `expand`; scoring, masking, decaying and gating are
+written over those two alone, never per layer type and never per granularity.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from secateur.graph.cost import Cost, CostModel
-    from secateur.graph.discovery import Discovery
+    from secateur.graph.solution import Solution
 
 Role = Literal["producer", "consumer"]
 Proof = Literal["exact", "kept statistics"]
@@ -29,9 +29,10 @@ Kind = Literal["slices", "elements", "blocks"]
 class Member(ABC):
     """One tensor's share in a group of `units` units.
 
-    `name` is the tensor's dotted path in the model; a tensor tied under several names appears once, under its first name.
-    `role` says whether its entries produce the unit's activation (output rows, biases, norm weights and statistics) or consume
-    it (input columns). `buffer` marks tensors that are not trained (running statistics): cut and masked, never scored.
+    `name` is the tensor's dotted path in the model; a tensor tied under several names appears once, under its first
+    name. `role` says whether its entries produce the unit's activation (output rows, biases, norm weights and
+    statistics) or consume it (input columns). `buffer` marks tensors that are not trained (running statistics): cut and
+    masked, never scored.
     """
 
     name: str
@@ -62,7 +63,7 @@ class Member(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Slices(Member):
-    """Units are slices of the tensor along `dim`: entry `i` of that dimension belongs to unit `labels[i]` (or to none: -1)."""
+    """Units are slices of the tensor along `dim`: entry `i` belongs to unit `labels[i]` (or to none: -1)."""
 
     dim: int = 0
     labels: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
@@ -124,7 +125,7 @@ class Blocks(Member):
         tiles = padded.view(down, r, across, c)
         return (tiles.sum(dim=(1, 3)) if how == "sum" else tiles.amax(dim=(1, 3))).reshape(-1)
 
-    def expand(self, values: Tensor, fill: float = 1.0) -> Tensor:  # noqa: ARG002 - every entry belongs to a unit
+    def expand(self, values: Tensor, fill: float = 1.0) -> Tensor:  # noqa: ARG002 - every entry has a unit
         if self.block == (1, 1):
             return values.view(self.shape)
         (rows, columns), (r, c), (down, across) = self.matrix, self.block, self.grid
@@ -140,8 +141,9 @@ class Blocks(Member):
 class Group:
     """A set of `units` interchangeable units and the tensors they live in.
 
-    `multiple`: how many entries of the narrowest tensor dimension one unit stands for (a head of 64 channels: 64); rounding
-    uses it. `minimum`: the fewest units that may remain. `modules`: the modules whose shapes change with the group.
+    `multiple`: how many entries of the narrowest tensor dimension one unit stands for (a head of 64 channels: 64);
+    rounding uses it. `minimum`: the fewest units that may remain. `modules`: the modules whose shapes change with the
+    group.
     """
 
     name: str
@@ -171,8 +173,8 @@ class Group:
 class Frozen:
     """Something that cannot be pruned, and why.
 
-    `name`: the parameter dimension, e.g. `"conv1.weight[1]"`; `units`: its width; `reason`: one sentence; `operator`: the ATen
-    operator that stops it; `module`: the module that ran it.
+    `name`: the parameter dimension, e.g. `"conv1.weight[1]"`; `units`: its width; `reason`: one sentence; `operator`:
+    the ATen operator that stops it; `module`: the module that ran it.
     """
 
     name: str
@@ -186,8 +188,8 @@ class Frozen:
 class Groups(Sequence[Group]):
     """Every group of one model: what each later stage works on, so that the model is traced once.
 
-    Behaves as a sequence of `Group`; `groups["layer1.0.conv1"]` finds one by name. `model` is the user's model, untouched;
-    `inputs` is the example it was traced with, as `(args, kwargs)`.
+    Behaves as a sequence of `Group`; `groups["layer1.0.conv1"]` finds one by name. `model` is the user's model,
+    untouched; `inputs` is the example it was traced with, as `(args, kwargs)`.
     """
 
     kind: Kind
@@ -198,7 +200,7 @@ class Groups(Sequence[Group]):
     unreached: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
     inputs: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
-    discovery: Discovery | None = None
+    solution: Solution | None = None
 
     def __len__(self) -> int:
         return len(self.items)
@@ -213,7 +215,10 @@ class Groups(Sequence[Group]):
             if group.name == key:
                 return group
         known = ", ".join(g.name for g in self.items[:5])
-        raise KeyError(f"There is no group named {key!r}. The model has {len(self)} groups: {known}{', ...' if len(self) > 5 else ''}")
+        raise KeyError(
+            f"There is no group named {key!r}. The model has {len(self)} groups: "
+            f"{known}{', ...' if len(self) > 5 else ''}"
+        )
 
     def tensor(self, name: str) -> Tensor:
         """The model's own parameter or buffer (or plain tensor attribute) behind a member's name."""
@@ -222,15 +227,22 @@ class Groups(Sequence[Group]):
         assert isinstance(value, Tensor)
         return value
 
+    def freeze(self, name: str, why: Frozen) -> None:
+        """Take a group out, with the reason why it cannot be pruned."""
+        self.items = tuple(g for g in self.items if g.name != name)
+        self.frozen = (*self.frozen, why)
+        if self.solution is not None:
+            self.solution.atom_of.pop(name, None)
+
     def cost(self, counts: Mapping[str, int] | None = None) -> Cost:
-        """What the model costs when group `name` keeps `counts[name]` units; groups not named keep all. No re-tracing."""
+        """What the model costs when group `name` keeps `counts[name]` units; the others keep all. Nothing is traced."""
         return self.cost_model.cost(counts or {})
 
     def balance(self, counts: Mapping[str, int]) -> dict[str, int]:
         """The smallest feasible counts at or above `counts`, one for every group.
 
-        The model's own code may ask for equal widths (`chunk`, shapes read from another tensor) and every group keeps its
-        minimum. Units are only restored, never removed, so this ends and is monotone.
+        The model's own code may ask for equal widths (`chunk`, shapes read from another tensor) and every group keeps
+        its minimum. Units are only restored, never removed, so this ends and is monotone.
         """
         full = {g.name: min(g.units, max(g.minimum, counts.get(g.name, g.units))) for g in self.items}
-        return self.discovery.balance(full) if self.discovery is not None else full
+        return self.solution.balance(full) if self.solution is not None else full

@@ -1,0 +1,49 @@
+"""Secateur makes a trained PyTorch network smaller and faster, and proves what it cost."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from secateur.version import __version__
+
+if TYPE_CHECKING:
+    from secateur.criteria import magnitude, norm_scale, random, taylor
+    from secateur.errors import SecateurError
+    from secateur.graph.discovery import groups
+    from secateur.graph.elements import blocks, elements
+    from secateur.graph.units import Group, Groups
+    from secateur.masks import Masks, masked
+    from secateur.planning import Budget, Plan, plan
+    from secateur.surgery import load, prune, record, save, slim
+    from secateur.training import fit, reestimate_batch_norm
+
+_HOMES = {
+    "secateur.criteria": ("magnitude", "norm_scale", "random", "taylor"),
+    "secateur.errors": ("SecateurError",),
+    "secateur.graph.discovery": ("groups",),
+    "secateur.graph.elements": ("blocks", "elements"),
+    "secateur.graph.units": ("Group", "Groups"),
+    "secateur.masks": ("Masks", "masked"),
+    "secateur.planning": ("Budget", "Plan", "plan"),
+    "secateur.surgery": ("load", "prune", "record", "save", "slim"),
+    "secateur.training": ("fit", "reestimate_batch_norm"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Budget", "Group", "Groups", "Masks", "Plan", "SecateurError", "__version__", "blocks", "elements", "fit", "groups",
+    "load", "magnitude", "masked", "norm_scale", "plan", "prune", "random", "record", "reestimate_batch_norm", "save",
+    "slim", "taylor",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when first used, so that `secateur --help` does not wait for torch."""
+    if name in _HOME_OF:
+        return getattr(import_module(_HOME_OF[name]), name)
+    raise AttributeError(f"module 'secateur' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

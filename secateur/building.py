@@ -1,0 +1,109 @@
+"""What a recipe names, made: the device, the data, the model's source, its groups and the cut."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from secateur import data as data_sets
+from secateur import zoo
+from secateur.data import Data
+from secateur.errors import InputError
+from secateur.graph import discovery, elements
+from secateur.graph.units import Groups
+from secateur.planning import Plan, plan
+from secateur.recipe import CRITERIA, PruningPart, Recipe
+from secateur.surgery.slim import slim
+
+
+def device_of(recipe: Recipe) -> torch.device:
+    """The device of a run: what the recipe says, or a CUDA device where there is one."""
+    if recipe.device != "auto":
+        if recipe.device == "cuda" and not torch.cuda.is_available():
+            raise InputError("The 'device' of the recipe is 'cuda', and there is no CUDA device. Say 'cpu' or 'auto'.")
+        return torch.device(recipe.device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_data(recipe: Recipe, device: torch.device, root: str | Path | None = None) -> Data:
+    """The data set of a recipe; `root` takes the place of the recipe's."""
+    part = recipe.data
+    return data_sets.load(
+        part.name,
+        root if root is not None else part.root,
+        batch_size=part.batch_size,
+        eval_batch_size=part.eval_batch_size,
+        validation=recipe.validation,
+        seed=recipe.seed,
+        device=device,
+        augment=part.augment,
+        mean=part.mean,
+        std=part.std,
+        limit=part.limit,
+        download=part.download,
+    )
+
+
+def source_of(recipe: Recipe, data: Data) -> zoo.Source:
+    """Where the model comes from, for the classes and input shape of the data."""
+    part = recipe.model
+    classes = part.classes if part.classes is not None else data.classes
+    return zoo.resolve(part.spec, classes=classes, shape=data.shape, **part.kwargs)
+
+
+def on_device(example: Any, device: torch.device, batch: int | None = None) -> Any:
+    """The example on a device, with its first input repeated to a batch where one is asked for."""
+
+    def moved(tensor: Tensor) -> Tensor:
+        tensor = tensor.to(device)
+        return tensor if batch is None else tensor[:1].expand(batch, *tensor.shape[1:]).contiguous()
+
+    return tree_map_only(Tensor, moved, example)
+
+
+def find_groups(part: PruningPart, model: nn.Module, example: Any) -> Groups:
+    """The groups of the units that a recipe prunes."""
+    if part.units == "weights":
+        return elements.elements(model, example)
+    if part.units == "blocks":
+        return elements.blocks(model, *part.block, example)
+    return discovery.groups(model, example)
+
+
+def scores_of(recipe: Recipe, groups: Groups, data: Data) -> Mapping[str, Tensor]:
+    """The scores by the recipe's criterion; one that needs gradients sees the first batches of the training data."""
+    part = recipe.pruning
+    criterion = CRITERIA[part.criterion]
+    taken = inspect.signature(criterion).parameters
+    options = dict(part.options)
+    if "batches" in taken:
+        data.train.set_epoch(0)
+        options["batches"] = islice(data.train, part.batches)
+    if "seed" in taken:
+        options["seed"] = recipe.seed
+    return criterion(groups, **options)
+
+
+def cut(part: PruningPart, groups: Groups, scores: Mapping[str, Tensor]) -> tuple[Plan, nn.Module]:
+    """The plan and the slim model. If a group cannot be proven the rest is planned anew, so that the budget holds."""
+    while True:
+        frozen = len(groups.frozen)
+        chosen = plan(
+            groups,
+            {g.name: scores[g.name] for g in groups},
+            part.budget,
+            allocation=part.allocation,
+            round_to=part.round_to,
+            minimum=part.minimum,
+            keep=part.keep,
+        )
+        made = slim(groups, chosen, verify=part.verify)
+        if len(groups.frozen) == frozen:
+            return chosen, made

@@ -1,0 +1,319 @@
+"""The command line: verbs named after what a person wants. Heavy imports wait until a verb needs them."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from secateur.errors import InputError, SecateurError
+
+if TYPE_CHECKING:
+    from secateur.recipe import Recipe
+    from secateur.report import RunRecord
+
+app = typer.Typer(
+    name="secateur",
+    help="Make a trained PyTorch network smaller and faster, and prove what it cost.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+INTERRUPTED = 130
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+
+Model = Annotated[
+    str, typer.Argument(help="zoo:NAME, torchvision:NAME, timm:NAME or path/to/file.py:function", show_default=False)
+]
+Made = Annotated[Path, typer.Argument(help="A folder that 'secateur prune' or 'quickstart' left.", show_default=False)]
+DataRoot = Annotated[
+    Path | None, typer.Option(help="Folder with the data set's published files; SECATEUR_DATA if left out.")
+]
+
+
+def main() -> None:
+    """Run the command line on the program's arguments; `--debug` may stand anywhere."""
+    arguments = sys.argv[1:]
+    guard.debug = "--debug" in arguments
+    app([argument for argument in arguments if argument != "--debug"])
+
+
+class Guard:
+    """Turns errors a user can mend into one red line and exit code 2; with `debug` they keep their traceback."""
+
+    debug = False
+
+    def __call__(self, verb: Verb) -> Verb:
+        """The verb, guarded."""
+
+        @functools.wraps(verb)
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            from secateur import console
+
+            try:
+                return verb(*args, **kwargs)
+            except (SecateurError, OSError) as error:
+                if self.debug:
+                    raise
+                console.tell_error(str(error))
+                raise typer.Exit(2) from None
+            except KeyboardInterrupt:
+                console.tell_error("Stopped. The same command goes on from here.")
+                raise typer.Exit(INTERRUPTED) from None
+
+        return guarded  # type: ignore[return-value]
+
+
+guard = Guard()
+
+
+@app.callback()
+def shared(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")] = False,
+) -> None:
+    """Make a trained PyTorch network smaller and faster, and prove what it cost."""
+    guard.debug = guard.debug or debug
+
+
+@app.command()
+@guard
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Where the report, the checkpoint and the numbers go.")] = Path(
+        "secateur-quickstart"
+    ),
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of training before the cut.")] = 30,
+    fine_tune: Annotated[int, typer.Option(min=0, help="Epochs of training after the cut.")] = 15,
+    budget: Annotated[str, typer.Option(help="What remains.")] = "50% macs",
+) -> None:
+    """Train a small network on handwritten digits, prune it to half its MACs, prove it, and report. Needs no download."""
+    from secateur import console
+
+    recipe = {
+        "model": {"spec": "zoo:resnet8"},
+        "data": {"name": "digits"},
+        "pruning": {"budget": budget},
+        "training": {"epochs": epochs},
+        "fine_tuning": {"epochs": fine_tune, "lr": 0.03},
+    }
+    carry_out({**recipe, "out": str(out)})
+    console.out.print("\nWhat next?")
+    console.tell_places(
+        [
+            ("look", f"secateur report {out} --open"),
+            ("check", f"secateur evaluate {out}"),
+            ("inspect", "secateur inspect torchvision:resnet50"),
+            ("your own", "secateur prune path/to/file.py:function --data cifar10 --weights FILE --out DIR"),
+        ]
+    )
+
+
+@app.command("inspect")
+@guard
+def inspect_model(
+    model: Model,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+    example: Annotated[str | None, typer.Option(help="Shape of an input with its batch, such as 1x3x224x224.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Batch of the example; MACs are those of one call.")] = None,
+    classes: Annotated[int | None, typer.Option(min=1, help="Outputs of the model.")] = None,
+) -> None:
+    """Show what can be pruned of a model, what it would free, and what cannot be pruned and why."""
+    from secateur import console, inspection
+
+    with console.stages() as progress:
+        progress.begin("look at the model")
+        groups = _groups_of(model, example, batch, classes)
+        found = inspection.described(model, groups)
+        if not as_json:
+            console.out.print(inspection.tables(found))
+    if as_json:
+        print(json.dumps(found, indent=1))
+
+
+def _groups_of(model: str, example: str | None, batch: int | None, classes: int | None) -> Any:
+    from secateur import groups, zoo
+    from secateur.building import on_device
+
+    shape = _shape(example)
+    source = zoo.resolve(model, classes=classes, shape=shape[1:] if shape else None)
+    size = batch or (shape[0] if shape else None)
+    return groups(source.build().eval(), on_device(source.example, "cpu", size))
+
+
+def _shape(given: str | None) -> tuple[int, ...] | None:
+    if given is None:
+        return None
+    sizes = given.lower().replace("×", "x").split("x")
+    if len(sizes) < 2 or not all(size.strip().isdigit() and int(size) > 0 for size in sizes):
+        raise InputError(
+            f"The '--example' option must be a shape with its batch, such as 1x3x224x224. Got {given!r} instead."
+        )
+    return tuple(int(size) for size in sizes)
+
+
+@app.command()
+@guard
+def prune(
+    model: Annotated[
+        str | None, typer.Argument(help="zoo:NAME, torchvision:NAME, timm:NAME or path/to/file.py:function")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="digits, mnist, fashion, cifar10 or cifar100")] = None,
+    weights: Annotated[str | None, typer.Option(help="A .safetensors, .pth, .th, .pt or .bin file.")] = None,
+    budget: Annotated[str | None, typer.Option(help='What remains: "50% macs", "2x macs", "1.2M params".')] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the report, the checkpoint and the numbers go.")] = None,
+    fine_tune: Annotated[int | None, typer.Option(min=0, help="Epochs of training after the cut.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=0, help="Epochs of training before the cut.")] = None,
+    criterion: Annotated[str | None, typer.Option(help="magnitude, norm_scale, taylor or random")] = None,
+    units: Annotated[str | None, typer.Option(help="channels, weights or blocks")] = None,
+    allocation: Annotated[str | None, typer.Option(help="global, local or uniform")] = None,
+    round_to: Annotated[int | None, typer.Option(min=1, help="Widths are multiples of it; 1 for any width.")] = None,
+    keep: Annotated[list[str] | None, typer.Option(help="A module, name or pattern that stays whole; repeat.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate of the fine-tuning.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Weight decay of the fine-tuning.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images in a batch of training.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16")] = None,
+    classes: Annotated[
+        int | None, typer.Option(min=1, help="Outputs of the model; the data set's if left out.")
+    ] = None,
+    data_root: DataRoot = None,
+    mean: Annotated[str | None, typer.Option(help="Normalisation of the weights, e.g. 0.485,0.456,0.406")] = None,
+    std: Annotated[str | None, typer.Option(help="Normalisation of the weights, e.g. 0.229,0.224,0.225")] = None,
+    validation: Annotated[float | None, typer.Option(help="Share of train held out; 0 with given weights.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of every random draw.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="A recipe in YAML; the other options change it.")] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="Any key of the recipe, such as pruning.options.norm=l1; repeat.")
+    ] = None,
+) -> None:
+    """Prune a network to a budget, prove the cut, fine-tune, measure, and report. A killed run goes on where it was."""
+    given = {
+        "model.spec": model, "data.name": data, "model.weights": weights, "pruning.budget": budget,
+        "out": str(out) if out else None, "fine_tuning.epochs": fine_tune, "training.epochs": epochs,
+        "pruning.criterion": criterion, "pruning.units": units, "pruning.allocation": allocation,
+        "pruning.round_to": round_to, "pruning.keep": keep or None, "fine_tuning.lr": lr,
+        "fine_tuning.weight_decay": weight_decay, "data.batch_size": batch_size, "training.precision": precision,
+        "fine_tuning.precision": precision, "model.classes": classes, "data.root": str(data_root) if data_root else None,
+        "data.mean": _numbers("mean", mean), "data.std": _numbers("std", std), "data.validation": validation,
+        "device": device, "seed": seed,
+    }  # fmt: skip
+    carry_out(_values(recipe, {key: value for key, value in given.items() if value is not None}, change or []))
+
+
+def _values(recipe: Path | None, given: dict[str, Any], changes: list[str]) -> dict[str, Any]:
+    """The nested values of a recipe: its file's, changed by options, changed by `--set`."""
+    from secateur.recipe import changed, parse_yaml, read_yaml
+
+    values = read_yaml(recipe) if recipe is not None else {}
+    if not isinstance(values, dict):
+        raise InputError(
+            f"The recipe {recipe} must be a mapping with the keys 'model' and 'data'. Got {values!r} instead."
+        )
+    for key, value in given.items():
+        values = changed(values, key, value)
+    for change in changes:
+        key, sign, text = change.partition("=")
+        if not sign or not key.strip():
+            raise InputError(f"The '--set' option must read KEY=VALUE, such as seed=1. Got {change!r} instead.")
+        values = changed(values, key.strip(), parse_yaml(text, f"value of '--set {change}'"))
+    for part, option, what in (("model", "MODEL", "zoo:resnet56"), ("data", "--data", "cifar10")):
+        if part not in values:
+            raise InputError(f"The '{option}' of prune must be given, such as {what}, or a --recipe that has it.")
+    if "out" not in values:
+        raise InputError("The '--out' option of prune must be given: a folder for the report and the checkpoint.")
+    return values
+
+
+def _numbers(name: str, given: str | None) -> list[float] | None:
+    if given is None:
+        return None
+    try:
+        return [float(number) for number in given.replace(",", " ").split()]
+    except ValueError:
+        raise InputError(
+            f"The '--{name}' option must be numbers, one a channel, such as 0.5,0.5,0.5. Got {given!r} instead."
+        ) from None
+
+
+def carry_out(values: dict[str, Any]) -> None:
+    """Run a recipe with its stages in view, and tell what came out."""
+    from secateur import console
+    from secateur.recipe import Recipe
+
+    recipe = Recipe.of(values)
+    assert recipe.out is not None
+    console.tell_result(_run(recipe), Path(recipe.out))
+
+
+def _run(recipe: Recipe) -> RunRecord:
+    from secateur import console
+    from secateur.run import run
+
+    with console.stages() as progress:
+        return run(recipe, progress)
+
+
+@app.command()
+@guard
+def evaluate(
+    folder: Made,
+    data_root: DataRoot = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+) -> None:
+    """Load the slim checkpoint, measure it again, and compare with the recorded numbers."""
+    from secateur import console
+    from secateur.run import evaluate as measured
+
+    with console.stages() as progress:
+        recorded, found = measured(folder, data_root=data_root, progress=progress)
+    before = recorded.final
+    if as_json:
+        print(json.dumps({"recorded": before.model_dump(mode="json"), "now": found.model_dump(mode="json")}, indent=1))
+    else:
+        console.out.print(console.comparison_table(before, found))
+    if (found.params, found.macs) != (before.params, before.macs):
+        console.tell_error(f"{folder} holds another model than its record tells of: parameters or MACs differ.")
+        raise typer.Exit(1)
+
+
+@app.command("report")
+@guard
+def rebuild_report(
+    folder: Made,
+    open_it: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+) -> None:
+    """Write the page anew from the numbers of a run."""
+    from secateur import console, report
+    from secateur.report.page import FILES
+
+    paths = report.write(report.RunRecord.load(folder / FILES["json"]), folder)
+    console.tell_places([("report", paths["page"])])
+    if open_it:
+        import webbrowser
+
+        webbrowser.open(paths["page"].resolve().as_uri())
+
+
+@app.command()
+def version() -> None:
+    """Show the versions of secateur, torch and Python."""
+    from importlib import metadata
+
+    from secateur.version import __version__
+
+    for name, number in (
+        ("secateur", __version__),
+        ("torch", metadata.version("torch")),
+        ("python", sys.version.split()[0]),
+    ):
+        print(f"{name} {number}")
+
+
+if __name__ == "__main__":
+    main()

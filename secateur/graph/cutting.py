@@ -1,0 +1,71 @@
+"""Cutting tensors: a copy of the model that holds kept entries only, made without ever touching the model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import InputError
+from secateur.graph.trace import named_tensors
+
+Kept = dict[str, dict[int, Tensor]]  # tensor name -> dimension -> sorted indices that remain
+
+
+def cut_tensor(tensor: Tensor, kept: Mapping[int, Tensor]) -> Tensor:
+    """The kept entries of a tensor, a new tensor of the same kind (parameters stay parameters)."""
+    result = tensor.detach()
+    for dim, line in kept.items():
+        result = result.index_select(dim, line.to(result.device))
+    return like(tensor, result)
+
+
+def like(original: Tensor, data: Tensor) -> Tensor:
+    """`data` wrapped as the original was: a parameter with the same `requires_grad`, or a plain tensor."""
+    if isinstance(original, nn.Parameter):
+        return nn.Parameter(data, requires_grad=original.requires_grad)
+    return data
+
+
+def rebuild(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """A deep copy of `model` with some of its tensors replaced, by name; all others are copied; ties stay tied."""
+    memo: dict[int, Any] = {}
+    for name, (_, tensor) in named_tensors(model).items():
+        replacement = tensors.get(name)
+        if replacement is None:
+            replacement = like(tensor, tensor.detach().clone())
+        memo[id(tensor)] = replacement
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise InputError(
+            f"The model ({type(model).__name__}) cannot be copied: {type(error).__name__}: {error}. "
+            f"Pruning works on a copy so that the model stays whole; make copy.deepcopy(model) work."
+        ) from error
+
+
+def cut_optimizer(optimizer: torch.optim.Optimizer, old: nn.Module, new: nn.Module, kept: Kept) -> None:
+    """Let an optimizer of `old` go on with `new`: its parameters swapped, its state cut along with them.
+
+    State tensors that have the shape of their parameter (momentum, Adam's moments) are cut alike; others are kept as
+    they are.
+    """
+    replacement = {id(t): (name, t) for name, (_, t) in named_tensors(old).items()}
+    fresh = {name: t for name, (_, t) in named_tensors(new).items()}
+    for group in optimizer.param_groups:
+        for i, parameter in enumerate(group["params"]):
+            if id(parameter) not in replacement:
+                continue
+            name, _ = replacement[id(parameter)]
+            state = optimizer.state.pop(parameter, None)
+            group["params"][i] = fresh[name]
+            if state is not None:
+                optimizer.state[fresh[name]] = {
+                    key: cut_tensor(value, kept.get(name, {}))
+                    if isinstance(value, Tensor) and value.shape == parameter.shape
+                    else value
+                    for key, value in state.items()
+                }

@@ -1,0 +1,327 @@
+"""Finding, once for a model, what must change beside its tensors when it is cut.
+
+The model is cut to trial widths on tensors without data and run beside its recording. Every deviation is mended by the
+first of these that gets the run further: an attribute follows a size, two sizes must be equal, or the groups at the
+place are frozen with that reason. So whatever `groups` returns has been shown to run when cut.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice, product
+from typing import TypeAlias
+
+from torch import nn
+
+from secateur.graph.cutting import rebuild
+from secateur.graph.lockstep import Deviation, Drift, compare, hollow, no_data, visible
+from secateur.graph.repair import (
+    Number,
+    Repair,
+    dims_of,
+    get_attribute,
+    integers,
+    renamings,
+    set_attribute,
+    standard,
+    sub_products,
+)
+from secateur.graph.solution import Solution
+from secateur.graph.terms import Atom, Dim, Reason, atoms, norm, size
+from secateur.graph.trace import Inputs, named_tensors
+
+RUNS = 150
+WINDOW = 12
+SHARES = ((0.4, 0.8), (0.3, 0.6), (0.1, 0.4))  # of the units that a round's trial widths keep
+
+Place: TypeAlias = (
+    "tuple[int, int, int]"  # call within a module, dimension within the call, run of factors within the dimension
+)
+
+
+def probe(model: nn.Module, solution: Solution, inputs: Inputs, minimum: Mapping[str, int]) -> dict[str, Reason]:
+    """Learn the repairs and equalities of `model` into `solution`; returns the groups that cannot be cut, and why."""
+    return Prober(model, solution, inputs, minimum).run()
+
+
+class Prober:
+    """One model cut to trial widths, and what running it has taught."""
+
+    def __init__(self, model: nn.Module, solution: Solution, inputs: Inputs, minimum: Mapping[str, int]) -> None:
+        self.model, self.solution, self.inputs, self.minimum = model, solution, inputs, dict(minimum)
+        self.calls = visible(solution.recording)
+        self.modules = dict(model.named_modules())
+        self.tensors = {name: tensor for name, (_, tensor) in named_tensors(model).items()}
+        self.repairs: dict[tuple[str, str], Repair] = {}
+        self.stopped: dict[str, Reason] = {}
+        self.runs = 0
+        self.round = 0
+        self.inside: dict[str, list[int]] = {}
+        for i, call in enumerate(self.calls):
+            for path in call.stack:
+                self.inside.setdefault(path, []).append(i)
+
+    def run(self) -> dict[str, Reason]:
+        """Mend deviation after deviation until the cut model runs to its end, with every group cut at least once."""
+        shown: set[str] = set()
+        for self.round, _ in enumerate(SHARES):
+            if len(shown | set(self.stopped)) < len(self.minimum):
+                shown |= self._round()
+        self.solution.repairs = list(self.repairs.values())
+        return self.stopped
+
+    def _round(self) -> set[str]:
+        """One draw of widths, mended until it runs; returns the groups that it cut."""
+        while len(self.stopped) < len(self.minimum):
+            self._cut()
+            deviation, drifts = self._compare()
+            if deviation is None:
+                if not drifts:
+                    break
+                self._stop_drifting(drifts)
+            elif not self._mend(deviation):
+                self._stop(deviation)
+        return {n for n, found in self.solution.atom_of.items() if self.counts[found] < found.size}
+
+    def _mend(self, deviation: Deviation) -> bool:
+        """Attributes alone, equal sizes alone, then both together: code that checks itself asks for all at once."""
+        return (
+            self._mend_attributes(deviation)
+            or self._mend_sizes(deviation, attributes=False)
+            or self._mend_sizes(deviation, attributes=True)
+        )
+
+    # The trial cut
+
+    def _trial(self) -> dict[str, int]:
+        """Widths that differ from group to group, so that a size that changed tells where it came from."""
+        draw = random.Random(self.round)
+        low, high = SHARES[self.round]
+        trial = {}
+        for name, found in self.solution.atom_of.items():
+            wanted = round(found.size * draw.uniform(low, high))
+            trial[name] = found.size if name in self.stopped else min(found.size, max(self.minimum[name], wanted))
+        return self.solution.balance(trial)
+
+    def _cut(self) -> None:
+        """A copy of the model with tensors of the trial's shapes and no data, repaired as far as is known."""
+        self.counts = self.solution.counts(self._trial())
+        with no_data():
+            replaced = {}
+            for name, tensor in self.tensors.items():
+                dims = self.solution.dims.get(name)
+                shape = tuple(size(d, self.counts) for d in dims) if dims else tuple(tensor.shape)
+                replaced[name] = hollow(tensor, shape)
+        self.copy = rebuild(self.model, replaced)
+        standard(self.copy, self.calls, self.counts)
+        for repair in self.repairs.values():
+            set_attribute(self.copy.get_submodule(repair.module), repair.attribute, repair.value(self.counts))
+
+    def _compare(self) -> tuple[Deviation | None, list[Drift]]:
+        self.runs += 1
+        return compare(self.copy, self.calls, self.counts, self.inputs)
+
+    def _reaches(self, position: int) -> bool:
+        """Whether the copy now gets past a position."""
+        deviation, _ = self._compare()
+        return deviation is None or deviation.position > position
+
+    # An attribute follows a size
+
+    def _mend_attributes(self, deviation: Deviation) -> bool:
+        for path in self._suspects(deviation):
+            options = list(self._options(path, deviation))
+            for repair in options:
+                if self._try([repair], deviation.position):
+                    return True
+            first = list({r.attribute: r for r in reversed(options)}.values())
+            if len(first) > 1 and self._try(first, deviation.position):
+                return True
+            if self.runs >= RUNS:
+                break
+        return False
+
+    def _suspects(self, deviation: Deviation) -> Iterator[str]:
+        """The modules whose attributes may be to blame: those at work, innermost first, and its children."""
+        stack = list(dict.fromkeys(reversed(deviation.stack)))
+        yield from stack[:1]
+        if stack:
+            prefix = f"{stack[0]}." if stack[0] else ""
+            yield from (prefix + name for name, _ in self.modules[stack[0]].named_children())
+        yield from stack[1:]
+
+    def _options(self, path: str, deviation: Deviation) -> Iterator[Repair]:
+        """Every attribute of a module that equals a size around the deviation that changes."""
+        near = sorted(
+            {*range(deviation.position - WINDOW, deviation.position + WINDOW), *self.inside.get(path, [])[:200]},
+            key=lambda i: abs(i - deviation.position),
+        )
+        table = renamings([self.calls[i] for i in near if 0 <= i < len(self.calls)], self.counts, self._own_dims(path))
+        for attribute, value in integers(self.modules[path]):
+            if (path, attribute) not in self.repairs:
+                yield from repairs_for(path, attribute, value, table)
+
+    def _own_dims(self, path: str) -> list[Dim]:
+        prefix = f"{path}." if path else ""
+        return [d for name, dims in self.solution.dims.items() if name.rpartition(".")[0] + "." == prefix for d in dims]
+
+    def _try(self, repairs: Iterable[Repair], position: int) -> bool:
+        """Keep repairs if the run gets past the position with them."""
+        if self.runs >= RUNS:
+            return False
+        undo = self._set(repairs)
+        if not self._reaches(position):
+            self._undo(undo)
+            return False
+        self.repairs.update({(r.module, r.attribute): r for r in repairs})
+        self._generalise(list(repairs), position)
+        return True
+
+    def _set(self, repairs: Iterable[Repair]) -> list[tuple[Repair, Number]]:
+        undo = []
+        for repair in repairs:
+            module = self.copy.get_submodule(repair.module)
+            undo.append((repair, get_attribute(module, repair.attribute)))
+            set_attribute(module, repair.attribute, repair.value(self.counts))
+        return undo
+
+    def _undo(self, undo: list[tuple[Repair, Number]]) -> None:
+        for repair, value in reversed(undo):
+            set_attribute(self.copy.get_submodule(repair.module), repair.attribute, value)
+
+    def _generalise(self, repairs: list[Repair], position: int) -> None:
+        """Apply what was learned of one module to all others of its class, if they can tell their own sizes."""
+        found = []
+        for repair in repairs:
+            kind = type(self.modules[repair.module])
+            for path, module in self.modules.items():
+                if type(module) is not kind or path == repair.module or (path, repair.attribute) in self.repairs:
+                    continue
+                table = renamings(
+                    [self.calls[i] for i in self.inside.get(path, [])[:200]], self.counts, self._own_dims(path)
+                )
+                for attribute, value in integers(module):
+                    if attribute == repair.attribute:
+                        found += list(islice(repairs_for(path, attribute, value, table), 1))
+        if found:
+            undo = self._set(found)
+            if self._reaches(position):
+                self.repairs.update({(r.module, r.attribute): r for r in found})
+            else:
+                self._undo(undo)
+
+    # Two sizes must be equal
+
+    def _mend_sizes(self, deviation: Deviation, attributes: bool) -> bool:
+        if deviation.position >= len(self.calls):
+            return False
+        home = self._home(deviation)
+        for one, other in islice(self._pairs(deviation, home), 6 if attributes else 40):
+            if self.runs >= RUNS:
+                break
+            known = len(self.solution.equal)
+            self.solution.equal += self._everywhere(home, one, other)
+            self._cut()
+            if self._mend_attributes(deviation) if attributes else self._reaches(deviation.position):
+                return True
+            del self.solution.equal[known:]
+        self._cut()
+        return False
+
+    def _home(self, deviation: Deviation) -> str:
+        return self.calls[deviation.position].module
+
+    def _pairs(self, deviation: Deviation, home: str) -> Iterator[tuple[Place, Place]]:
+        """Sizes at the deviation and sizes elsewhere in its module that were equal and no longer are."""
+        own = self.inside.get(home, [])
+        here = own.index(deviation.position) if deviation.position in own else 0
+        asked = {n for v in deviation.asked.values() if isinstance(v, list | tuple) for n in v if isinstance(n, int)}
+        sites = list(self._places(home, [here]))
+        others = list(self._places(home, sorted(range(len(own)), key=lambda i: abs(i - here))[: 2 * WINDOW]))
+        seen = set()
+        ranked: list[tuple[bool, int, Place, Place]] = []
+        for (p, a), (q, b) in product(sites, others):
+            if size(a) == size(b) > 1 and (a, b) not in seen and (now := size(b, self.counts)) != size(a, self.counts):
+                seen |= {(a, b), (b, a)}
+                ranked.append((now not in asked, len(ranked), p, q))
+        for _, _, p, q in sorted(ranked):
+            yield p, q
+
+    def _places(self, home: str, calls: Iterable[int]) -> Iterator[tuple[Place, Dim]]:
+        own = self.inside.get(home, [])
+        for i in calls:
+            for j, dim in enumerate(dims_of(self.calls[own[i]])):
+                for k, run in enumerate(sub_products(dim)):
+                    yield (i, j, k), run
+
+    def _at(self, home: str, place: Place) -> Dim | None:
+        own = self.inside.get(home, [])
+        i, j, k = place
+        dim = next(islice(dims_of(self.calls[own[i]]), j, None), None) if i < len(own) else None
+        return None if dim is None else next(islice(sub_products(dim), k, None), None)
+
+    def _everywhere(self, home: str, one: Place, other: Place) -> list[tuple[Dim, Dim]]:
+        """The equality of two sizes, in this module and in all others of its class with as many calls."""
+        kind, length = type(self.modules[home]), len(self.inside[home])
+        pairs = []
+        for path, module in self.modules.items():
+            if type(module) is kind and len(self.inside.get(path, [])) == length:
+                a, b = self._at(path, one), self._at(path, other)
+                if a is not None and b is not None and size(a) == size(b):
+                    pairs.append((a, b))
+        return pairs
+
+    # What cannot be mended is frozen
+
+    def _stop(self, deviation: Deviation) -> None:
+        """Freeze the groups at the deviation: those of composed dimensions, else of the call, else of the module."""
+        position = min(deviation.position, len(self.calls) - 1)
+        call = self.calls[position]
+        composed = [d for d in dims_of(call) if len(norm(d)) > 1]
+        module = [d for i in self.inside.get(call.module, []) for d in dims_of(self.calls[i])]
+        for dims in (composed, list(dims_of(call)), module):
+            names = self._open(dims)
+            if names:
+                break
+        else:
+            names = [n for n in self.minimum if n not in self.stopped]
+        text = f"the module's own code does not follow the new width ({deviation.text.splitlines()[0][:120]})"
+        reason = Reason(text, str(call.func), call.module)
+        self.stopped.update(dict.fromkeys(names, reason))
+
+    def _open(self, dims: Iterable[Dim]) -> list[str]:
+        """The groups still open that some dimensions speak of."""
+        spoken = {a for d in dims for a in atoms(d)}
+        return [n for n, found in self.solution.atom_of.items() if found in spoken and n not in self.stopped]
+
+    def _stop_drifting(self, drifts: list[Drift]) -> None:
+        """Freeze the groups whose width goes into a number (an attention scale): cutting would change the function."""
+        for drift in drifts:
+            suspects = [a for v in drift.call.tensors() for d in v.dims or () for a in atoms(d)]
+            exact = [a for a in suspects if self._explains(a, drift)]
+            names = [n for n, found in self.solution.atom_of.items() if found in set(exact or suspects)]
+            text = f"a number is computed from this width ({drift.before:.4g} becomes {drift.after:.4g})"
+            reason = Reason(text, str(drift.call.func), drift.call.module)
+            fresh = [n for n in names if n not in self.stopped]
+            already = [n for n in names if n in self.stopped]
+            if not fresh and not already:
+                fresh = self._open(d for i in self.inside[drift.call.module] for d in dims_of(self.calls[i]))
+            self.stopped.update(dict.fromkeys(fresh, reason))
+
+    def _explains(self, found: Atom, drift: Drift) -> bool:
+        share = self.counts.get(found, found.size) / found.size
+        change = drift.after / drift.before if drift.before else 0.0
+        return share != 1 and any(abs(change - share**p) < 1e-6 for p in (-0.5, 0.5, -1.0, 1.0, -0.25, 0.25))
+
+
+def repairs_for(path: str, attribute: str, value: Number, table: Mapping[int, Mapping[int, Dim]]) -> Iterator[Repair]:
+    """The repairs by which an attribute could follow sizes that change."""
+    if isinstance(value, int):
+        for dim in table.get(value, {}).values():
+            yield Repair(path, attribute, dim, int)
+        return
+    choices = [[(v,), *table.get(v, {}).values()][::-1] for v in value]
+    for dims in islice(product(*choices), 16):
+        if any(d != (v,) for d, v in zip(dims, value, strict=True)):
+            yield Repair(path, attribute, dims, type(value))

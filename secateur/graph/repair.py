@@ -1,0 +1,158 @@
+"""Mending the numbers that a module keeps about its own shapes, without knowing any library.
+
+Layers of torch keep theirs under known names. Everything else is found by running the cut module beside the recording:
+at the first deviation the integers of the modules at work are compared with the sizes around it; a change is kept if
+the run then gets further. What was learned is kept as terms, so that it holds for any other plan. Where the module's
+own code ties two widths together (`reshape(B, N, C)` with `C` read from another tensor), the equality is learned
+instead and units are restored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from torch import nn
+
+from secateur.graph.terms import Atom, Cat, Dim, atoms, norm, size
+from secateur.graph.trace import Call
+
+Number: TypeAlias = "int | tuple[int, ...] | list[int]"
+
+
+def _vector(module: Any) -> Any:
+    return module.weight if module.weight is not None else module.running_mean
+
+
+def _convolution(module: Any) -> dict[str, Any]:
+    first, second = module.weight.shape[:2]
+    inner, outer = (first, second * module.groups) if module.transposed else (second * module.groups, first)
+    return {"in_channels": inner, "out_channels": outer}
+
+
+STANDARD: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {
+    nn.Linear: lambda m: {"in_features": m.weight.shape[1], "out_features": m.weight.shape[0]},
+    nn.Bilinear: lambda m: dict(zip(("out_features", "in1_features", "in2_features"), m.weight.shape, strict=True)),
+    nn.Embedding: lambda m: {"num_embeddings": m.weight.shape[0], "embedding_dim": m.weight.shape[1]},
+    nn.LayerNorm: lambda m: {} if m.weight is None else {"normalized_shape": tuple(m.weight.shape)},
+    nn.RMSNorm: lambda m: {} if m.weight is None else {"normalized_shape": tuple(m.weight.shape)},
+    nn.GroupNorm: lambda m: {} if m.weight is None else {"num_channels": m.weight.shape[0]},
+    nn.modules.batchnorm._NormBase: lambda m: {} if _vector(m) is None else {"num_features": len(_vector(m))},
+    nn.modules.conv._ConvNd: _convolution,
+    nn.PReLU: lambda m: {"num_parameters": m.weight.shape[0]},
+}
+
+
+@dataclass(frozen=True)
+class Repair:
+    """An attribute that holds sizes: `value` of `attribute` (dotted, from the module at `module`) follows `dims`."""
+
+    module: str
+    attribute: str
+    dims: Dim | tuple[Dim, ...]
+    kind: type
+
+    def value(self, counts: Mapping[Atom, int]) -> Number:
+        """What the attribute must be when each atom has `counts[atom]` units left."""
+        if self.kind is int:
+            return size(self.dims, counts)  # type: ignore[arg-type]
+        return self.kind(size(d, counts) for d in self.dims)  # type: ignore[no-any-return, arg-type]
+
+
+def set_attribute(module: nn.Module, attribute: str, value: Number) -> None:
+    """Set a dotted attribute: `"num_heads"`, `"config.hidden_size"`."""
+    *path, name = attribute.split(".")
+    owner: Any = module
+    for part in path:
+        owner = getattr(owner, part)
+    setattr(owner, name, value)
+
+
+def get_attribute(module: nn.Module, attribute: str) -> Any:
+    """The value of a dotted attribute."""
+    owner: Any = module
+    for part in attribute.split("."):
+        owner = getattr(owner, part)
+    return owner
+
+
+def standard(model: nn.Module, calls: list[Call], counts: Mapping[Atom, int]) -> list[tuple[str, str, Number]]:
+    """Bring torch's own layers in line with their tensors; returns what was set as (module, attribute, value)."""
+    done: list[tuple[str, str, Number]] = []
+    for call in calls:
+        owner = model.get_submodule(call.module)
+        for argument, attribute in (("groups", "groups"), ("group", "num_groups")):
+            term = call.resize.get(argument)
+            if term is None or not isinstance(getattr(owner, attribute, None), int):
+                continue
+            if size(term) == getattr(owner, attribute) != size(term, counts):
+                done.append((call.module, attribute, size(term, counts)))
+                setattr(owner, attribute, size(term, counts))
+    for path, module in model.named_modules():
+        for kind, facts in STANDARD.items():
+            if isinstance(module, kind):
+                for attribute, value in facts(module).items():
+                    if getattr(module, attribute, value) != value:
+                        setattr(module, attribute, value)
+                        done.append((path, attribute, value))
+    return done
+
+
+def integers(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The attributes of a module that hold an integer, or several, its configuration's included."""
+    for name, value in vars(module).items():
+        if name.startswith("_") or name in ("training", "stride", "padding", "dilation", "kernel_size"):
+            continue
+        if _is_number(value):
+            yield name, value
+        elif type(value).__name__.endswith("Config") and hasattr(value, "__dict__"):
+            yield from ((f"{name}.{k}", v) for k, v in vars(value).items() if not k.startswith("_") and _is_number(v))
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return bool(value) and type(value) in (tuple, list) and all(type(v) is int for v in value)
+    return type(value) is int
+
+
+def sub_products(dim: Dim) -> Iterator[Dim]:
+    """All sizes that code may speak of: runs of neighbouring factors, parts and prefixes of Cats."""
+    d = norm(dim)
+    for start in range(len(d)):
+        for end in range(len(d), start, -1):
+            run = d[start:end]
+            if any(True for _ in atoms(run)):
+                yield run
+    for factor in d:
+        if isinstance(factor, Cat):
+            for i, part in enumerate(factor.parts):
+                yield from sub_products(part)
+                if 0 < i < len(factor.parts) - 1:
+                    yield (Cat(factor.parts[: i + 1]),)
+
+
+def dims_of(call: Call) -> Iterator[Dim]:
+    """Every dimension that a call mentions: results, operands, sizes in its arguments."""
+    for value in (*call.outs, *call.tensors()):
+        yield from value.dims or ()
+    for dims in call.resize.values():
+        yield from dims if isinstance(dims, list) else (dims,)
+
+
+def renamings(
+    calls: list[Call], counts: Mapping[Atom, int], extra: list[Dim] | None = None
+) -> dict[int, dict[int, Dim]]:
+    """Sizes around some calls that change: old size -> new size -> the term, nearest call first."""
+    table: dict[int, dict[int, Dim]] = {}
+    seen: set[Dim] = set()
+    sources = [d for call in calls for d in dims_of(call)] + (extra or [])
+    for dim in sources:
+        for run in sub_products(dim):
+            if run in seen:
+                continue
+            seen.add(run)
+            old, new = size(run), size(run, counts)
+            if old != new:
+                table.setdefault(old, {}).setdefault(new, run)
+    return table

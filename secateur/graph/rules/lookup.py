@@ -1,0 +1,105 @@
+"""Rules of operators that look entries up by index or depend on their order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from secateur.graph.rules.base import Dims, Terms, axes_of, axis_of, dims_of, fresh, rule
+from secateur.graph.terms import const, size
+from secateur.graph.trace import Call
+
+
+@rule("embedding")
+def embedding(terms: Terms, call: Call) -> Sequence[Dims]:
+    table = call["weight"]
+    terms.freeze(dims_of(table)[0], "its rows are looked up by index")
+    return [[*dims_of(call["indices"]), dims_of(table)[1]]]
+
+
+@rule("index")
+def index(terms: Terms, call: Call) -> Sequence[Dims]:
+    x, indices = call["self"], call["indices"]
+    used = [i for i, v in enumerate(indices) if v is not None]
+    out = call.outs[0].shape
+    for i in used:
+        terms.freeze(dims_of(x)[i], "its entries are looked up by index")
+    if len(out) != len(x.shape) - len(used) + max(len(indices[i].shape) for i in used):  # a mask of several dimensions
+        for d in dims_of(x):
+            terms.freeze(d, "its entries are chosen by a mask")
+        return [[const(n) for n in out]]
+    place = used[0] if used == list(range(used[0], used[-1] + 1)) else 0
+    rank = max(len(indices[i].shape) for i in used)
+    looked = [const(n) for n in out[place : place + rank]]
+    rest = [d for i, d in enumerate(dims_of(x)) if i not in used]
+    for i in used:
+        for d in dims_of(indices[i]):
+            terms.freeze(d, "it holds indices")
+    return [[*rest[:place], *looked, *rest[place:]]]
+
+
+@rule(
+    "index_select index_add index_copy index_fill masked_select take index_put scatter scatter_add slice_scatter "
+    "select_scatter"
+)
+def indexed(terms: Terms, call: Call) -> Sequence[Dims]:
+    x = call["self"]
+    dims = list(dims_of(x))
+    chosen = [axis_of(x, call["dim"])] if "dim" in call.args else range(len(dims))
+    for axis in chosen:
+        terms.freeze(dims[axis], "its entries are looked up by index")
+    for other in call.tensors():
+        if other is not x:
+            for i, d in enumerate(dims_of(other)):
+                if len(other.shape) == len(dims) and i not in chosen:
+                    terms.unify(dims[i], d) if size(d) == size(dims[i]) else terms.freeze(d, "it meets another size")
+                else:
+                    terms.freeze(d, "it holds indices")
+    out = call.outs[0].shape
+    if len(out) != len(dims):
+        for d in dims:
+            terms.freeze(d, "its entries are looked up by index")
+        return [[const(n) for n in out]]
+    return [[const(n) if size(dims[i]) != n else dims[i] for i, n in enumerate(out)]]
+
+
+@rule("gather")
+def gather(terms: Terms, call: Call) -> Sequence[Dims]:
+    x, chosen = call["self"], call["index"]
+    axis = axis_of(x, call["dim"])
+    dims = list(dims_of(chosen))
+    terms.freeze(dims_of(x)[axis], "its entries are looked up by index")
+    for i, d in enumerate(dims_of(x)):
+        if i != axis:
+            terms.unify(d, dims[i]) if size(d) == size(dims[i]) else terms.freeze(d, "it is looked up in part")
+    return [dims]
+
+
+@rule(
+    "roll flip cumsum cumprod tril triu sort topk unfold argsort cummax logcumsumexp renorm rot90 diagonal "
+    "kthvalue mode median nanmedian"
+)
+def ordered(terms: Terms, call: Call) -> Sequence[Dims]:
+    """The result depends on the order of the entries along some dimensions: those keep their size, the others pass."""
+    x = call["self"]
+    given = call.args.get("dims", call.args.get("dim", call.args.get("dimension")))
+    touched = [len(x.shape) - 2, len(x.shape) - 1] if call.op in ("tril", "triu", "diagonal") else axes_of(x, given)
+    dims = list(dims_of(x))
+    for axis in touched:
+        terms.freeze(dims[axis], "the operator depends on the order of its entries")
+    return [dims if out.shape == x.shape else _fitted(dims, out.shape, touched) for out in call.outs]
+
+
+def _fitted(dims: Dims, shape: Sequence[int], touched: Sequence[int]) -> Dims:
+    """Dimensions for a result in which the touched ones have other sizes, or stand last where the rank changed."""
+    free = [d for i, d in enumerate(dims) if i not in touched]
+    if len(shape) == len(dims):
+        return [const(n) if i in touched else dims[i] for i, n in enumerate(shape)]
+    tail = len(shape) - len(free)
+    return free + [const(n) for n in shape[len(free) :]] if tail >= 0 else [const(n) for n in shape]
+
+
+@rule("zeros ones full empty rand randn new_zeros new_ones new_full new_empty empty_strided new_empty_strided randint")
+def creation(terms: Terms, call: Call) -> Sequence[Dims]:
+    dims = fresh(call.outs[0]) if 0 not in call.outs[0].shape else [const(n) for n in call.outs[0].shape]
+    call.resize["size"] = dims
+    return [dims]

@@ -1,0 +1,92 @@
+"""What was found out about one model: the recording, the solved terms, and what each group stands for in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from secateur.graph.repair import Repair
+from secateur.graph.rules import Terms
+from secateur.graph.terms import Atom, Dim, atoms, mask, norm, size
+from secateur.graph.trace import Recording
+
+
+@dataclass(eq=False)
+class Solution:
+    """The recording of one model and the terms that explain it.
+
+    `dims` gives the terms of every tensor that the model owns; `equal` pairs of dimensions that must keep equal sizes;
+    `repairs` the attributes that follow sizes.
+    """
+
+    recording: Recording
+    terms: Terms
+    dims: dict[str, list[Dim]]
+    atom_of: dict[str, Atom] = field(default_factory=dict)
+    equal: list[tuple[Dim, Dim]] = field(default_factory=list)
+    repairs: list[Repair] = field(default_factory=list)
+
+    def counts(self, by_name: Mapping[str, int]) -> dict[Atom, int]:
+        """Units left for each atom, from units left for each group."""
+        return {self.atom_of[name]: count for name, count in by_name.items() if name in self.atom_of}
+
+    def keep(self, by_name: Mapping[str, Tensor]) -> dict[Atom, NDArray[np.bool_]]:
+        """A mask of kept units for each atom, from kept unit indices for each group."""
+        result = {}
+        for name, kept in by_name.items():
+            found = self.atom_of[name]
+            result[found] = np.zeros(found.size, dtype=bool)
+            result[found][kept.cpu().numpy()] = True
+        return result
+
+    def balance(self, by_name: Mapping[str, int]) -> dict[str, int]:
+        """The counts with units restored until every pair of equal dimensions has equal sizes."""
+        counts = {self.atom_of[name]: count for name, count in by_name.items()}
+        pairs = [(norm(a), norm(b)) for a, b in self.equal]
+        for _ in range(1000):
+            if not self._restore(pairs, counts):
+                break
+        return {name: counts.get(found, found.size) for name, found in self.atom_of.items()}
+
+    def _restore(self, pairs: Iterable[tuple[Dim, Dim]], counts: dict[Atom, int]) -> bool:
+        changed = False
+        for a, b in pairs:
+            low, high = sorted((a, b), key=lambda d: size(d, counts))
+            need = size(high, counts)
+            while size(low, counts) < need and self._grow(low, counts, need):
+                changed = True
+            if size(low, counts) > need:  # overshot: the other side grows in the next round
+                changed = True
+        return changed
+
+    def _grow(self, dim: Dim, counts: dict[Atom, int], need: int) -> bool:
+        """Give one unit back to the atom that brings the dimension closest to `need` without passing it, if one can."""
+        best: tuple[int, Atom] | None = None
+        for free in dict.fromkeys(atoms(dim)):
+            left = counts.get(free, free.size)
+            if left < free.size:
+                reached = size(dim, {**counts, free: left + 1})
+                distance = need - reached if reached <= need else 10**9 + reached
+                if best is None or distance < best[0]:
+                    best = (distance, free)
+        if best is None:
+            return False
+        counts[best[1]] = counts[best[1]] + 1
+        return True
+
+    def kept(self, by_name: Mapping[str, Tensor]) -> dict[str, dict[int, Tensor]]:
+        """For every tensor that changes, the indices that remain of each dimension that changes."""
+        by_atom = self.keep(by_name)
+        result: dict[str, dict[int, Tensor]] = {}
+        for name, dims in self.dims.items():
+            for axis, d in enumerate(dims):
+                if any(a in by_atom for a in atoms(d)):
+                    line = mask(d, by_atom)
+                    if not line.all():
+                        result.setdefault(name, {})[axis] = torch.from_numpy(np.flatnonzero(line))
+        return result

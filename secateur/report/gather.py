@@ -1,0 +1,141 @@
+"""Rows of a record from what the stages returned, and what is to be known of the machine."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import torch
+
+from secateur.graph.units import Groups
+from secateur.measures import Accuracy, Latency
+from secateur.planning import Budget, Plan
+from secateur.report.record import (
+    AccuracyRow,
+    CheckRow,
+    Curve,
+    EpochRow,
+    FrozenRow,
+    GroupRow,
+    Hardware,
+    LatencyRow,
+    PlanRow,
+    ProofRow,
+)
+from secateur.surgery.record import Proof, Record
+from secateur.training import History
+from secateur.version import __version__
+
+UNITS = {"slices": "channels", "elements": "weights", "blocks": "blocks"}
+"""What a person calls the units of each kind of groups."""
+
+
+def accuracy_row(found: Accuracy) -> AccuracyRow:
+    """An accuracy with its interval."""
+    return AccuracyRow(
+        value=found.value,
+        low=found.low,
+        high=found.high,
+        correct=found.correct,
+        total=found.total,
+        confidence=found.confidence,
+    )
+
+
+def latency_row(found: Latency) -> LatencyRow:
+    """A latency with its spread."""
+    return LatencyRow(
+        median_ms=found.median_ms,
+        p10_ms=found.low_ms,
+        p90_ms=found.high_ms,
+        throughput=found.throughput,
+        batch=found.batch,
+        threads=found.threads,
+        device=found.device,
+    )
+
+
+def curve(name: str, history: History) -> Curve:
+    """The epochs of a training."""
+    rows = (
+        EpochRow(
+            epoch=row.epoch,
+            train_loss=row.train_loss,
+            train_accuracy=row.train_accuracy,
+            validation_loss=row.val_loss,
+            validation_accuracy=row.val_accuracy,
+            lr=row.lr,
+            seconds=row.seconds,
+        )
+        for row in history.rows
+    )
+    return Curve(name=name, epochs=tuple(rows))
+
+
+def plan_row(chosen: Plan, budget: str, round_to: int) -> PlanRow:
+    """What was asked and what the plan reached, in the unit that the budget counts."""
+    unit = Budget.parse(budget).unit
+    if unit == "channels":
+        share = sum(chosen.counts.values()) / max(1, sum(chosen.units.values()))
+    else:
+        share = getattr(chosen.reached, unit) / max(1, getattr(chosen.dense, unit))
+    return PlanRow(
+        asked=budget,
+        reached=f"{100 * share:.1f}% {unit}",
+        criterion=chosen.criterion,
+        allocation=chosen.allocation,
+        round_to=round_to,
+        units=UNITS[chosen.kind],
+        notes=chosen.notes,
+    )
+
+
+def group_rows(entry: Record) -> tuple[GroupRow, ...]:
+    """The widths that a cut changed, and those it left."""
+    return tuple(GroupRow(name=g.name, before=g.before, after=g.after, proof=g.proof) for g in entry.groups)
+
+
+def frozen_rows(groups: Groups) -> tuple[FrozenRow, ...]:
+    """What was not prunable."""
+    return tuple(
+        FrozenRow(name=f.name, units=f.units, reason=f.reason, operator=f.operator, module=f.module)
+        for f in groups.frozen
+    )
+
+
+def proof_row(proof: Proof | None) -> ProofRow | None:
+    """The comparisons of a proof by what stands on their two sides; None for a cut that was not checked."""
+    if proof is None:
+        return None
+    errors = {
+        "slim model against the recorded operators on cut weights": proof.replayed,
+        "recorded operators on cut weights against the model with removed units at zero": proof.masked,
+        "recorded operators on cut weights against norms that see kept entries only": proof.statistics,
+    }
+    checks = tuple(
+        CheckRow(name=name, error=error, passed=error <= proof.tolerance)
+        for name, error in errors.items()
+        if error is not None
+    )
+    return ProofRow(proven=proof.holds, checks=checks, tolerance=proof.tolerance, dtype=proof.dtype)
+
+
+def versions() -> dict[str, str]:
+    """The versions that numbers depend on."""
+    return {"secateur": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
+
+
+def hardware(device: torch.device) -> Hardware:
+    """The machine, by the names it gives itself."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return Hardware(cpu=_cpu_name(), threads=torch.get_num_threads(), device=name)
+
+
+def _cpu_name() -> str:
+    """The processor's own name where the system tells it, else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next((name for name in named if name), platform.processor() or platform.machine() or "unknown CPU")

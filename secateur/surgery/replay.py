@@ -1,0 +1,174 @@
+"""The recording run again on real tensors: the reference that a slim module is compared with.
+
+`replay` runs every recorded ATen call on the tensors given; where those are cut, arguments that hold sizes are asked
+for anew from the terms. `interpret` runs the recording on full tensors whose removed entries are zero, and lets norms,
+softmax and other statistics see the kept entries only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from secateur.graph.terms import Atom, Dim, atoms, mask, size
+from secateur.graph.trace import Call, Recording, Value
+
+Compute = Callable[[Call, dict[str, Any]], Any]
+DTYPES = {torch.float32: torch.float64, torch.float16: torch.float64, torch.bfloat16: torch.float64}
+
+
+def replay(
+    recording: Recording,
+    tensors: Mapping[str, Tensor],
+    inputs: Sequence[Tensor],
+    counts: Mapping[Atom, int] | None = None,
+) -> list[Tensor]:
+    """What the recorded run returns on other tensors.
+
+    `tensors` by the name of each of the model's own; `inputs` in the order of the example's tensors; `counts`: units
+    left of each atom. All floating-point arithmetic is in float64 where the tensors are.
+    """
+
+    def compute(call: Call, args: dict[str, Any]) -> Any:
+        return invoke(call, args, counts)
+
+    return _run(recording, tensors, inputs, compute)
+
+
+def interpret(
+    recording: Recording, tensors: Mapping[str, Tensor], inputs: Sequence[Tensor], keep: Mapping[Atom, Any]
+) -> list[Tensor]:
+    """What the recorded run returns on full tensors when every statistic over pruned units sees only the kept ones."""
+    counts = {found: int(kept.sum()) for found, kept in keep.items()}
+
+    def compute(call: Call, args: dict[str, Any]) -> Any:
+        if not _sees_statistics(call, keep):
+            return invoke(call, args, None)
+        narrow = {
+            name: tree_map_only(Value, lambda v: v, raw) if not _has_value(raw) else _narrow(raw, args[name], keep)
+            for name, raw in call.args.items()
+        }
+        result = invoke(call, narrow, counts)
+        outs = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
+        return [_widen(t, value, keep) for t, value in zip(outs, call.outs, strict=True)]
+
+    return _run(recording, tensors, inputs, compute)
+
+
+def _has_value(raw: Any) -> bool:
+    return any(isinstance(v, Value) for v in tree_leaves(raw))
+
+
+def _sees_statistics(call: Call, keep: Mapping[Atom, Any]) -> bool:
+    """Whether the call's result over one unit depends on which other units there are."""
+    return call.op in STATISTICS and any(
+        a in keep and "statistics" in a.flags for v in call.tensors() for d in v.dims or () for a in atoms(d)
+    )
+
+
+STATISTICS = frozenset(  # operators whose result depends on how many entries there are
+    (
+        "native_layer_norm _fused_rms_norm rms_norm layer_norm native_group_norm _softmax _log_softmax _safe_softmax "
+        "softmax log_softmax mean amax amin var std norm linalg_vector_norm all logsumexp prod var_mean std_mean "
+        "aminmax max min sum native_batch_norm _native_batch_norm_legit"
+    ).split()
+)
+
+
+def _lines(value: Value, keep: Mapping[Atom, Any]) -> list[Tensor | None]:
+    return [
+        torch.from_numpy(mask(d, keep)).nonzero().flatten() if any(a in keep for a in atoms(d)) else None
+        for d in value.dims or ()
+    ]
+
+
+def _narrow(raw: Any, given: Any, keep: Mapping[Atom, Any]) -> Any:
+    if isinstance(raw, Value):
+        for axis, line in enumerate(_lines(raw, keep)):
+            if line is not None:
+                given = given.index_select(axis, line.to(given.device))
+        return given
+    return [_narrow(r, g, keep) if _has_value(r) else g for r, g in zip(raw, given, strict=True)]
+
+
+def _widen(narrow: Tensor, value: Value, keep: Mapping[Atom, Any]) -> Tensor:
+    for axis, line in enumerate(_lines(value, keep)):
+        if line is not None and narrow.dim() > axis and narrow.shape[axis] == len(line):
+            shape = list(narrow.shape)
+            shape[axis] = value.shape[axis]
+            narrow = narrow.new_zeros(shape).index_copy(axis, line.to(narrow.device), narrow)
+    return narrow
+
+
+def _run(
+    recording: Recording, tensors: Mapping[str, Tensor], inputs: Sequence[Tensor], compute: Compute
+) -> list[Tensor]:
+    given = iter(inputs)
+    known: dict[int, Tensor] = {}
+    for leaf in recording.leaves:
+        if leaf.kind == "input":
+            known[id(leaf.value)] = next(given)
+        elif leaf.kind == "constant":
+            known[id(leaf.value)] = _promoted(leaf.tensor)
+        else:
+            known[id(leaf.value)] = tensors[leaf.name]
+    last = _last_uses(recording)
+    with torch.no_grad():
+        for position, call in enumerate(recording.calls):
+            args = tree_map_only(Value, lambda v: known[id(v)], call.args)
+            result = compute(call, args)
+            outs = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
+            for value, tensor in zip(call.outs, outs, strict=True):
+                known[id(value)] = tensor
+            for gone in last.get(position, ()):
+                known.pop(gone, None)
+    return [known[id(value)] for value in recording.outputs]
+
+
+def _promoted(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def _last_uses(recording: Recording) -> dict[int, list[int]]:
+    """Which values no later call reads, by position."""
+    last: dict[int, int] = {}
+    for position, call in enumerate(recording.calls):
+        for value in (*call.tensors(), *call.outs):
+            last[id(value)] = position
+    for value in recording.outputs:
+        last.pop(id(value), None)
+    by_position: dict[int, list[int]] = {}
+    for value_id, position in last.items():
+        by_position.setdefault(position, []).append(value_id)
+    return by_position
+
+
+def invoke(call: Call, args: Mapping[str, Any], counts: Mapping[Atom, int] | None) -> Any:
+    """Run one recorded call on the arguments given, with sizes asked for anew where units are gone."""
+    func, args = call.func, dict(args)
+    if counts is not None:
+        if call.op == "as_strided" and "size" in call.resize:
+            return args["self"].clone()
+        if "split_sizes" in call.resize:
+            func = torch.ops.aten.split_with_sizes.default
+            args = {"self": args["self"], "split_sizes": None, "dim": args["dim"]}
+        for name, dims in call.resize.items():
+            args[name] = _sizes(dims, counts)
+    positional, keywords = [], {}
+    for argument in func._schema.arguments:
+        value = args[argument.name]
+        if isinstance(value, torch.dtype):
+            value = DTYPES.get(value, value)
+        if argument.kwarg_only:
+            keywords[argument.name] = value
+        else:
+            positional.append(value)
+    return func(*positional, **keywords)
+
+
+def _sizes(dims: Dim | list[Dim], counts: Mapping[Atom, int]) -> int | list[int]:
+    return [size(d, counts) for d in dims] if isinstance(dims, list) else size(dims, counts)

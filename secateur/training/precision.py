@@ -1,0 +1,55 @@
+"""Number formats and memory layouts that make training faster, and when they do."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+Precision = Literal["fp32", "bf16"]
+CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
+
+
+def bf16_is_fast(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 in hardware; where it does not, autocast halves the speed instead."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    tests = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return device.type == "cpu" and any(test() for test in tests if test is not None)
+
+
+def resolve_precision(asked: Literal["auto", "fp32", "bf16"], model: nn.Module, device: torch.device) -> Precision:
+    """What "auto" means for this model here: "bf16" for float32 models on devices that are fast at it."""
+    if asked != "auto":
+        return asked
+    single = all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    return "bf16" if single and bf16_is_fast(device) else "fp32"
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """A block whose matrix products run in bfloat16 (parameters and sums stay as they are), or that changes nothing."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def widened(outputs: Any) -> Any:
+    """A tensor of half precision in float32, for losses are taken in full precision; anything else as it is."""
+    half = isinstance(outputs, Tensor) and outputs.dtype in (torch.bfloat16, torch.float16)
+    return outputs.float() if half else outputs
+
+
+def resolve_channels_last(asked: bool | Literal["auto"], model: nn.Module) -> bool:
+    """What "auto" means for this model: channels-last where it has two-dimensional convolutions."""
+    return any(isinstance(module, CONVOLUTIONS) for module in model.modules()) if asked == "auto" else asked
+
+
+def set_layout(model: nn.Module, memory_format: torch.memory_format) -> bool:
+    """Lay the weights of 2-d convolutions out anew, the parameters staying the same objects; whether any changed."""
+    changed = False
+    for module in model.modules():
+        weight = module._parameters.get("weight") if isinstance(module, CONVOLUTIONS) else None
+        if weight is not None and not weight.is_contiguous(memory_format=memory_format):
+            weight.data = weight.data.contiguous(memory_format=memory_format)
+            changed = True
+    return changed
