@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch.utils._pytree import tree_map_only
 
 from secateur import data as data_sets
 from secateur import zoo
+from secateur.criteria import Scores
 from secateur.data import Data
 from secateur.errors import InputError
 from secateur.graph import discovery, elements
@@ -77,7 +77,7 @@ def find_groups(part: PruningPart, model: nn.Module, example: Any) -> Groups:
     return discovery.groups(model, example)
 
 
-def scores_of(recipe: Recipe, groups: Groups, data: Data) -> Mapping[str, Tensor]:
+def scores_of(recipe: Recipe, groups: Groups, data: Data) -> Scores:
     """The scores by the recipe's criterion; one that needs gradients sees the first batches of the training data."""
     part = recipe.pruning
     criterion = CRITERIA[part.criterion]
@@ -91,13 +91,13 @@ def scores_of(recipe: Recipe, groups: Groups, data: Data) -> Mapping[str, Tensor
     return criterion(groups, **options)
 
 
-def cut(part: PruningPart, groups: Groups, scores: Mapping[str, Tensor]) -> tuple[Plan, nn.Module]:
+def cut(part: PruningPart, groups: Groups, scores: Scores) -> tuple[Plan, nn.Module]:
     """The plan and the slim model. If a group cannot be proven the rest is planned anew, so that the budget holds."""
     while True:
         frozen = len(groups.frozen)
         chosen = plan(
             groups,
-            {g.name: scores[g.name] for g in groups},
+            Scores({g.name: scores[g.name] for g in groups}, scores.criterion),
             part.budget,
             allocation=part.allocation,
             round_to=part.round_to,

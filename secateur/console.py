@@ -1,7 +1,7 @@
 """What the command line shows: the stages of a run as they pass, and tables of what came out.
 
-Progress and errors go to standard error, results to standard output. Where standard error is no terminal, stages are plain
-lines and trainings a line an epoch.
+Progress and errors go to standard error, results to standard output. Where standard error is no terminal, stages are
+plain lines and trainings a line an epoch.
 """
 
 from __future__ import annotations
@@ -131,16 +131,11 @@ def tell_places(places: Sequence[tuple[str, Path | str]]) -> None:
 def result_table(record: RunRecord) -> Table:
     """Dense beside slim."""
     table = Table(title=f"{record.model} on {record.data}", title_justify="left", box=None, pad_edge=False)
-    lines = summary.headline(record)
-    names = ["dense", "masked", "slim"] if record.stage("masked") and len(lines[0].cells) == 3 else ["dense", "slim"]
     table.add_column("")
-    for name in [*names, "change"]:
+    for name in [*(name for name, _ in summary.columns(record)), "change"]:
         table.add_column(name, justify="right")
-    for line in lines:
-        cells = [
-            f"{value}{f' [dim]({note})[/]' if note and name != 'masked' else ''}"
-            for name, (value, note) in zip(names, line.cells, strict=True)
-        ]
+    for line in summary.headline(record):
+        cells = [f"{value}\n[dim]{note}[/]" if note else value for value, note in line.cells]
         table.add_row(line.name, *cells, f"[bold]{line.change}[/]")
     return table
 

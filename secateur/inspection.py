@@ -8,7 +8,8 @@ from rich.console import Group as Together
 from rich.markup import escape
 from rich.table import Table
 
-from secateur.report import text
+from secateur.report import summary, text
+from secateur.report.record import FrozenRow
 
 if TYPE_CHECKING:
     from secateur.graph.units import Group, Groups
@@ -62,7 +63,11 @@ def tables(found: dict[str, Any]) -> Together:
     """The description as tables: groups first, then what is not prunable by reason."""
     parts: list[Any] = [_summary(found), "", _groups_table(found)]
     if found["frozen"]:
-        parts += ["", "[bold]Not prunable[/]", _frozen_table(found["frozen"])]
+        parts += [
+            "",
+            "[bold]Not prunable[/], by the reason and the operator that stops it",
+            *_frozen_parts(found["frozen"]),
+        ]
     for name, title in (("unreached", "Parameters that the example never reaches"), ("unknown", "Operators not known")):
         if found[name]:
             parts += ["", f"[bold]{title}[/]", *(f"  {escape(item)}" for item in found[name])]
@@ -72,8 +77,8 @@ def tables(found: dict[str, Any]) -> Together:
 def _summary(found: dict[str, Any]) -> str:
     units = sum(group["units"] for group in found["groups"])
     return (
-        f"[bold]{escape(found['model'])}[/]: {text.count(found['params'])} parameters, {text.count(found['macs'])} MACs on "
-        f"the example; {len(found['groups'])} groups of {units:,} units"
+        f"[bold]{escape(found['model'])}[/]: {text.count(found['params'])} parameters, "
+        f"{text.count(found['macs'])} MACs on the example; {len(found['groups'])} groups of {units:,} units"
     )
 
 
@@ -92,14 +97,17 @@ def _groups_table(found: dict[str, Any]) -> Table:
     return table
 
 
-def _frozen_table(frozen: list[dict[str, Any]]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("dimension", overflow="fold")
-    table.add_column("units", justify="right")
-    for name in ("why", "operator", "module"):
-        table.add_column(name, overflow="fold")
-    for row in frozen:
-        table.add_row(
-            escape(row["name"]), str(row["units"]), *(escape(row[k]) for k in ("reason", "operator", "module"))
-        )
-    return table
+def _frozen_parts(frozen: list[dict[str, Any]]) -> list[Any]:
+    """One table a reason, the reason that holds most units first."""
+    parts: list[Any] = []
+    for entry in summary.blocked(FrozenRow(**row) for row in frozen):
+        where = f" [dim]({escape(entry.operator)})[/]" if entry.operator else ""
+        parts.append(f"  [bold]{escape(entry.reason)}[/]{where}")
+        table = Table(box=None, pad_edge=False, show_header=False)
+        table.add_column("dimension", overflow="fold", min_width=32)
+        table.add_column("units", justify="right")
+        table.add_column("module", overflow="fold")
+        for row in entry.rows:
+            table.add_row(f"    {escape(row.name)}", f"{row.units:,}", f"in {escape(row.module)}" if row.module else "")
+        parts.append(table)
+    return parts

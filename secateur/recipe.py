@@ -24,7 +24,7 @@ from secateur.files import atomic_write
 from secateur.training import reestimate_batch_norm
 from secateur.training.settings import Training
 
-CRITERIA: dict[str, Callable[..., Mapping[str, torch.Tensor]]] = {
+CRITERIA: dict[str, Callable[..., criteria.Scores]] = {
     "magnitude": criteria.magnitude,
     "norm_scale": criteria.norm_scale,
     "taylor": criteria.taylor,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from secateur.errors import InputError
-from secateur.graph.select import nearest
+from secateur.graph.naming import nearest
 from secateur.graph.units import Groups
 
 

@@ -193,7 +193,7 @@ def _build(recording: Recording, terms: rules.Terms, dims: Mapping[str, list[Dim
     items = []
     for found in chosen:
         own = members[found]
-        name = _name(own)
+        name = _name(own, {tensor for tensor, _ in terms.contracted})
         used[name] = used.get(name, 0) + 1
         items.append(
             Group(
@@ -225,9 +225,9 @@ def _member(leaf: Leaf, axis: int, line: Tensor, found: Atom, terms: rules.Terms
     )
 
 
-def _name(members: list[Member]) -> str:
+def _name(members: list[Member], weights: set[str]) -> str:
     """The module of the first weight matrix that makes the units; of the first member where there is none."""
-    makers = [m for m in members if m.role == "producer" and len(m.shape) > 1 and not m.buffer]
+    makers = [m for m in members if m.role == "producer" and m.name in weights]
     first = (makers or [m for m in members if m.role == "producer"] or members)[0]
     path, _, tensor = first.name.rpartition(".")
     return path if tensor == "weight" and path else first.name

@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 
 from secateur.errors import InputError
 from secateur.graph.cost import Cost, CostModel, mac_terms
-from secateur.graph.select import select
+from secateur.graph.naming import select
 from secateur.graph.terms import const, size
 from secateur.graph.trace import Inputs, Recording, Value, normalise, record
 from secateur.graph.units import Blocks, Frozen, Group, Groups

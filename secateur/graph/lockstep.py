@@ -102,9 +102,10 @@ def compare(
     module: nn.Module, calls: list[Call], counts: Mapping[Atom, int], inputs: Inputs
 ) -> tuple[Deviation | None, list[Drift]]:
     """Where `module` first leaves the recorded `calls` (None: nowhere), and the numbers that changed on the way."""
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake, contextlib.ExitStack() as around:
-        stack = around.enter_context(module_stack(module))
+    with contextlib.ExitStack() as around:
         around.enter_context(undisturbed(module))
+        fake = around.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        stack = around.enter_context(module_stack(module))
         around.enter_context(plain_kernels())
         args, kwargs = tree_map_only(Tensor, fake.from_tensor, inputs)
         mode = Lockstep(calls, counts, stack)

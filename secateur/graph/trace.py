@@ -137,6 +137,7 @@ def undisturbed(model: nn.Module, training: bool = False) -> Iterator[None]:
     for module in model.modules():
         state = {k: _shallow(v) for k, v in module.__dict__.items()}
         before.append((module, dict(module.__dict__), state, dict(module._buffers)))
+    values = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if type(buffer) is Tensor]
     try:
         model.train(training)
         yield
@@ -153,6 +154,10 @@ def undisturbed(model: nn.Module, training: bool = False) -> Iterator[None]:
                     value[:] = state[key]
             module._buffers.clear()
             module._buffers.update(buffers)
+        with torch.no_grad():
+            for buffer, value in values:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
 
 
 def _shallow(value: Any) -> Any:
@@ -256,18 +261,18 @@ def record(
     """
     tensors = named_tensors(model)
     _check_devices(tensors, inputs)
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-            return _run(model, tree_map_only(Tensor, fake.from_tensor, inputs), tensors, training, dims)
-    except (DataDependentOutputException, DynamicOutputShapeException):
-        return _run(model, inputs, tensors, training, dims)
+    with undisturbed(model, training):  # outside the fake mode, so that it restores real values
+        try:
+            with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+                return _run(model, tree_map_only(Tensor, fake.from_tensor, inputs), tensors, dims)
+        except (DataDependentOutputException, DynamicOutputShapeException):
+            return _run(model, inputs, tensors, dims)
 
 
 def _run(
     model: nn.Module,
     inputs: Inputs,
     tensors: Mapping[str, tuple[LeafKind, Tensor]],
-    training: bool,
     dims: Mapping[str, list[Dim]] | None,
 ) -> Recording:
     leaves = []
@@ -276,7 +281,7 @@ def _run(
         leaves.append(Leaf(name, kind, tensor, Value(tuple(tensor.shape), own, frozenset([name]))))
     for i, tensor in enumerate(t for t in tree_flatten(inputs)[0] if isinstance(t, Tensor)):
         leaves.append(Leaf(f"input {i}", "input", tensor, Value(tuple(tensor.shape), [const(n) for n in tensor.shape])))
-    with undisturbed(model, training), plain_kernels(), module_stack(model) as stack:
+    with plain_kernels(), module_stack(model) as stack:
         recorder = Recorder(leaves, stack)
         try:
             with recorder:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from secateur.criteria import magnitude
 from secateur.errors import InputError
-from secateur.graph.select import select
+from secateur.graph.naming import select
 from secateur.graph.units import Groups, Kind
 from secateur.planning.allocation import Allocation, Even, Global, Limits, Ranking
 from secateur.planning.budget import Budget

@@ -18,7 +18,7 @@ from torch import Tensor
 from secateur.errors import CheckpointError, InputError
 from secateur.files import atomic_write
 from secateur.graph.cost import Cost
-from secateur.graph.select import nearest
+from secateur.graph.naming import nearest
 from secateur.graph.units import Groups, Kind
 from secateur.planning.budget import pretty
 from secateur.version import __version__

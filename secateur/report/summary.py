@@ -131,9 +131,16 @@ def _tile(name: str, words: str, before: str, after: str) -> Tile:
     return Tile(name, figure, unit, f"{before} → {after}")
 
 
+def columns(record: RunRecord) -> list[tuple[str, StageRow]]:
+    """The models side by side: dense, the masked one where it was measured beside the cut, and the last."""
+    masked = record.stage("masked")
+    between = [] if masked is None or masked_only(record) else [("masked", masked)]
+    return [("dense", record.dense), *between, ("sparse" if masked_only(record) else "slim", record.final)]
+
+
 def headline(record: RunRecord) -> list[Line]:
-    """Dense beside masked (if it was measured) beside slim: one line a quantity that was measured."""
-    rows = [row for row in (record.dense, record.stage("masked"), record.final) if row is not None]
+    """The columns side by side: one line a quantity that was measured."""
+    rows = [row for _, row in columns(record)]
     made = [*_quality(record, rows), *_costs(record, rows), *_speed(record, rows)]
     return [line for line in made if any(value != text.MISSING for value, _ in line.cells)]
 

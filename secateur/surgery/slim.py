@@ -60,13 +60,13 @@ def prune(
     model: nn.Module,
     example: Any = None,
     *,
-    budget: str | Budget = "50% macs",
+    budget: str | Budget | None = None,
     scores: Mapping[str, Tensor] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     verify: bool = True,
     **planning: Any,
 ) -> nn.Module:
-    """A smaller copy of `model` within a budget: `groups`, `plan` and `slim` in one call.
+    """A smaller copy of `model` within a budget ("50% macs" unless said): `groups`, `plan` and `slim` in one call.
 
     `example` is what the model is called with: a tensor, a tuple or a dict; it is never optional, since every cut is
     proven by a forward pass. Further keywords go to `plan`. Where a group turns out not to be provable, the others are
@@ -77,7 +77,7 @@ def prune(
     found = groups(model, example)
     while True:
         frozen = len(found.frozen)
-        chosen = plan(found, None if scores is None else {g.name: scores[g.name] for g in found}, budget, **planning)
+        chosen = plan(found, scores, budget, **planning)
         result = slim(found, chosen, verify=verify)
         if len(found.frozen) == frozen:
             break

@@ -43,6 +43,7 @@ class Verifier:
         self.tensors = {
             name: redrawn(name, tensor.detach(), generator) for name, (_, tensor) in named_tensors(groups.model).items()
         }
+        self.dtype = next((p.dtype for p in groups.model.parameters() if p.is_floating_point()), torch.float32)
         self.inputs: Inputs = tree_map_only(Tensor, _double, groups.inputs)
         self.flat = [t for t in tree_flatten(self.inputs)[0] if isinstance(t, Tensor)]
 
@@ -99,7 +100,7 @@ class Verifier:
 
     def _forward(self, model: nn.Module) -> list[Tensor]:
         args, kwargs = self.inputs
-        with undisturbed(model), torch.no_grad(), plain_kernels(), _default_double(), Promote():
+        with undisturbed(model), torch.no_grad(), plain_kernels(), _default_double(), Promote(self.dtype):
             return tensors_of(model(*args, **kwargs))
 
 
@@ -138,10 +139,19 @@ def error(ours: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
 class Promote(TorchDispatchMode):
     """Lets code that asks for a lower precision by name compute in float64."""
 
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.epsilon = torch.finfo(dtype).eps
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = {k: DTYPES.get(v, v) if isinstance(v, torch.dtype) else v for k, v in (kwargs or {}).items()}
-        args = tuple(DTYPES.get(v, v) if isinstance(v, torch.dtype) else v for v in args)
-        return func(*args, **kwargs)
+        return func(*map(self._lift, args), **{name: self._lift(value) for name, value in (kwargs or {}).items()})
+
+    def _lift(self, value: Any) -> Any:
+        if isinstance(value, torch.dtype):
+            return DTYPES.get(value, value)
+        if isinstance(value, float) and value == torch.finfo(torch.float64).eps:
+            return self.epsilon  # a norm without a stated epsilon takes its dtype's
+        return value
 
 
 @contextlib.contextmanager

@@ -75,7 +75,7 @@ def fit(
                     unchecked = False
                 with explained(state):
                     loss, outputs = state.objective()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 state.loss, state.outputs = loss.detach(), each_tensor(Tensor.detach, outputs)
                 meter.add(state)
                 state.moments("before_step", state)

@@ -126,7 +126,7 @@ class State:
         with kept_buffers(self.model), kept_streams(self.device, self.generator, start=self._streams):
             self.optimizer.zero_grad(set_to_none=True)
             loss, _ = self.objective()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         return loss.detach()
 
     def replace(

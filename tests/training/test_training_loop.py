@@ -18,6 +18,7 @@ from torch import nn
 from torch.optim import SGD, AdamW
 from torch.utils.data import DataLoader, TensorDataset
 
+from secateur.data import load
 from secateur.errors import DataError, InputError, TrainingError
 from secateur.training import MOMENTS, Training, fit
 
@@ -319,6 +320,14 @@ def test_settings_can_be_given_whole_and_changed() -> None:
     settings = Training(epochs=2, **QUIET)
     assert len(fit(net(), batches(1), settings=settings).rows) == 2
     assert len(fit(net(), batches(1), settings=settings, epochs=1).rows) == 1
+
+
+def test_it_learns_handwritten_digits() -> None:
+    data = load("digits")
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    history = fit(model, data, epochs=5, warmup=1, optimizer=partial(SGD, lr=0.1, momentum=0.9), progress=False)
+    assert history.best.val_accuracy > 0.85
+    assert history.rows[-1].train_loss < history.rows[0].train_loss
 
 
 class TestBadInput:

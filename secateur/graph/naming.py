@@ -51,7 +51,7 @@ def nearest(text: str, names: Iterable[str]) -> str:
 def _path(module: nn.Module, model: nn.Module, parameter: str) -> str:
     for path, candidate in model.named_modules():
         if candidate is module:
-            return path
+            return str(path)
     raise InputError(f"The {parameter} holds a {type(module).__name__} that is not part of the model.")
 
 
