@@ -138,13 +138,15 @@ def inspect_model(
 
 
 def _groups_of(model: str, example: str | None, batch: int | None, classes: int | None) -> Any:
+    import torch
+
     from secateur import groups, zoo
     from secateur.building import on_device
 
     shape = _shape(example)
     source = zoo.resolve(model, classes=classes, shape=shape[1:] if shape else None)
     size = batch or (shape[0] if shape else None)
-    return groups(source.build().eval(), on_device(source.example, "cpu", size))
+    return groups(source.build().eval(), on_device(source.example, torch.device("cpu"), size))
 
 
 def _shape(given: str | None) -> tuple[int, ...] | None:

@@ -136,7 +136,8 @@ def result_table(record: RunRecord) -> Table:
         table.add_column(name, justify="right")
     for line in summary.headline(record):
         cells = [f"{value}\n[dim]{note}[/]" if note else value for value, note in line.cells]
-        table.add_row(line.name, *cells, f"[bold]{line.change}[/]")
+        spread = f"\n[dim]{line.spread}[/]" if line.spread else ""
+        table.add_row(line.name, *cells, f"[bold]{line.change}[/]{spread}")
     return table
 
 

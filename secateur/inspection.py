@@ -85,7 +85,7 @@ def _summary(found: dict[str, Any]) -> str:
 def _groups_table(found: dict[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False, title="What can be pruned", title_justify="left", title_style="bold")
     table.add_column("group", overflow="fold")
-    for name in ("width", "layers", "params/unit", "MACs/unit", "params", "MACs"):
+    for name in ("width", "layers", "params\na unit", "MACs\na unit", "params\nof all", "MACs\nof all"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("proof")
     for group in found["groups"]:

@@ -39,6 +39,7 @@ from secateur.report.record import (
     ProofRow,
     Row,
     RunRecord,
+    SpeedupRow,
     StageName,
     StageRow,
 )
@@ -206,8 +207,9 @@ class Run:
             stages.append(self.fine_tuned(small))
         with self.stage("save"):
             save(small, self.folder.path, constructor=self.source.describe)
+        speedup = None
         if self.recipe.measures.latency:
-            stages[0], stages[-1] = self.timed(small, stages[0], stages[-1])
+            stages[0], stages[-1], speedup = self.timed(small, stages[0], stages[-1])
         return RunRecord(
             model=self.source.spec,
             data=self.data.name,
@@ -221,6 +223,7 @@ class Run:
             groups=told.groups,
             frozen=told.frozen,
             proof=told.proof,
+            speedup=speedup,
             curves=tuple(self.curves),
             seconds=self.folder.seconds,
         )
@@ -335,8 +338,8 @@ class Run:
         held_out = f", validation {last.val_accuracy:.2%}" if last.val_accuracy is not None else ""
         return f"{len(history.rows)} epochs, loss {last.train_loss:.3f}{held_out}"
 
-    def timed(self, small: nn.Module, first: StageRow, last: StageRow) -> tuple[StageRow, StageRow]:
-        """The rows of the dense and the final model with their latencies, timed in turn."""
+    def timed(self, small: nn.Module, first: StageRow, last: StageRow) -> tuple[StageRow, StageRow, SpeedupRow]:
+        """The rows of the dense and the final model with their latencies, timed in turn, and how they compare."""
         part = self.recipe.measures
         with self.stage("time dense beside slim") as note:
             example = on_device(self.source.example, self.device, part.batch)
@@ -344,8 +347,8 @@ class Run:
                 self.dense, small, example, runs=part.runs, warmup=part.warmup, threads=part.threads
             )
             note.text = f"{pair.a.median_ms:.3g} ms → {pair.b.median_ms:.3g} ms"
-        before, after = gather.latency_row(pair.a), gather.latency_row(pair.b)
-        return first.model_copy(update={"latency": before}), last.model_copy(update={"latency": after})
+        before, after, speedup = gather.comparison(pair)
+        return first.model_copy(update={"latency": before}), last.model_copy(update={"latency": after}), speedup
 
 
 class HeldAtZero:

@@ -66,6 +66,7 @@ def test_the_stages_are_told_in_order_with_their_numbers(finished):
     assert [s.stage for s in record.stages] == ["dense", "masked", "cut", "batch norm re-estimated", "fine-tuned"]
     assert all(s.accuracy.total == 360 for s in record.stages)
     assert record.dense.latency.batch == record.final.latency.batch == 1
+    assert record.speedup.low <= record.speedup.ratio <= record.speedup.high
     assert 0.45 < record.final.macs / record.dense.macs <= 0.505
     assert record.final.params < record.dense.params
     assert record.final.bytes < record.dense.bytes

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
 
 from secateur.errors import InputError, TraceError
+from secateur.graph import hollow
 from secateur.graph.terms import Dim, atom, const
 
 LeafKind = Literal["parameter", "buffer", "attribute", "input", "constant"]
@@ -84,11 +85,15 @@ class Leaf:
 
 @dataclass(eq=False)
 class Recording:
-    """The calls of one run in order, the tensors they started from, and the run's results."""
+    """The calls of one run in order, the tensors they started from, and the run's results.
+
+    `light` says that it ran on hollow tensors, so that later runs of the model need nothing heavier.
+    """
 
     calls: list[Call]
     leaves: list[Leaf]
     outputs: list[Value]
+    light: bool = False
 
     def own(self) -> Iterator[Leaf]:
         """The leaves that belong to the model."""
@@ -202,23 +207,33 @@ def module_stack(model: nn.Module) -> Iterator[list[str]]:
             handle.remove()
 
 
+def call_plainly(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """What a call gives on the tensors it is made with."""
+    return func(*args, **kwargs)
+
+
 class Recorder(TorchDispatchMode):
     """Writes down every ATen call made while it is active."""
 
-    def __init__(self, leaves: Sequence[Leaf], stack: list[str]) -> None:
+    def __init__(self, leaves: Sequence[Leaf], stack: list[str], light: bool = False) -> None:
         super().__init__()
         self.calls: list[Call] = []
         self.leaves = list(leaves)
         self.stack = stack
         self.values: dict[int, Value] = {id(leaf.tensor): leaf.value for leaf in leaves}
         self.alive: list[Tensor] = [leaf.tensor for leaf in leaves]  # ids stay unique as long as the tensors live
+        self.execute = hollow.run if light else call_plainly
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else the first call imports torch's compiler, a second for nothing
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func.namespace == "prim":  # questions about a tensor, no computation
             return func(*args, **kwargs)
         bound = self._bind(func, args, kwargs)
-        result = func(*args, **kwargs)
+        result = self.execute(func, args, kwargs)
         outs = [self._result(t) for t in tree_leaves(result) if isinstance(t, Tensor)]
         self.calls.append(Call(func, bound, outs, tuple(self.stack)))
         return result
@@ -227,7 +242,11 @@ class Recorder(TorchDispatchMode):
         bound = {}
         for i, argument in enumerate(func._schema.arguments):
             value = args[i] if i < len(args) else kwargs.get(argument.name, argument.default_value)
-            bound[argument.name] = tree_map_only(Tensor, self.value, value)
+            if isinstance(value, Tensor):
+                value = self.value(value)
+            elif type(value) in (list, tuple):
+                value = tree_map_only(Tensor, self.value, value)
+            bound[argument.name] = value
         return bound
 
     def value(self, tensor: Tensor) -> Value:
@@ -262,6 +281,8 @@ def record(
     tensors = named_tensors(model)
     _check_devices(tensors, inputs)
     with undisturbed(model, training):  # outside the fake mode, so that it restores real values
+        with contextlib.suppress(Exception):  # whatever it is, fake tensors know more and tell it better
+            return _run(model, tree_map_only(Tensor, hollow.of, inputs), tensors, dims, light=True)
         try:
             with FakeTensorMode(allow_non_fake_inputs=True) as fake:
                 return _run(model, tree_map_only(Tensor, fake.from_tensor, inputs), tensors, dims)
@@ -274,6 +295,7 @@ def _run(
     inputs: Inputs,
     tensors: Mapping[str, tuple[LeafKind, Tensor]],
     dims: Mapping[str, list[Dim]] | None,
+    light: bool = False,
 ) -> Recording:
     leaves = []
     for name, (kind, tensor) in tensors.items():
@@ -282,7 +304,7 @@ def _run(
     for i, tensor in enumerate(t for t in tree_flatten(inputs)[0] if isinstance(t, Tensor)):
         leaves.append(Leaf(f"input {i}", "input", tensor, Value(tuple(tensor.shape), [const(n) for n in tensor.shape])))
     with plain_kernels(), module_stack(model) as stack:
-        recorder = Recorder(leaves, stack)
+        recorder = Recorder(leaves, stack, light)
         try:
             with recorder:
                 output = model(*inputs[0], **inputs[1])
@@ -296,7 +318,7 @@ def _run(
                 f"Call the model on the example yourself; it must run before it can be pruned."
             ) from error
         outputs = [recorder.value(t) for t in tensors_of(output)]
-    return Recording(recorder.calls, recorder.leaves, outputs)
+    return Recording(recorder.calls, recorder.leaves, outputs, light)
 
 
 def failing_module(error: BaseException, model: nn.Module) -> str | None:

@@ -127,10 +127,10 @@ class Point:
     kind: str
 
 
-def tradeoff(points: Sequence[Point], *, width: int, height: int, key: str) -> Markup:
+def tradeoff(points: Sequence[Point], *, width: int, height: int, key: str, cost: str = "MACs") -> Markup:
     """Accuracy against MACs: one labelled point a stage with its confidence interval, in the order they happened.
 
-    The axis of MACs is logarithmic when the largest cost is more than eight times the smallest.
+    `cost` names what is counted; its axis is logarithmic when the largest cost is more than eight times the smallest.
     """
     wide = width >= 600
     frame = Frame(width, height, right=28)
@@ -140,12 +140,12 @@ def tradeoff(points: Sequence[Point], *, width: int, height: int, key: str) -> M
     y = linear(bottom, top, frame.y)
     upwards = [(y(v), f"{100 * v:g}") for v in ticks(bottom, top)]
     route = " ".join(f"{x(p.macs):.1f},{y(p.accuracy):.1f}" for p in points)
-    name = "MACs of one input (logarithmic)" if log else "MACs of one input"
-    said = "; ".join(f"{p.label}: {text.share(p.accuracy)} at {text.count(p.macs)} MACs" for p in points)
+    name = f"{cost} of one input{' (logarithmic)' if log else ''}"
+    said = "; ".join(f"{p.label}: {text.share(p.accuracy)} at {text.count(p.macs)} {cost}" for p in points)
     return _svg(
         frame,
         key,
-        "Accuracy against MACs",
+        f"Accuracy against {cost}",
         said,
         _axes(frame, x_ticks, upwards, name, "test accuracy, %"),
         tag("polyline", points=route, class_="route"),
@@ -227,7 +227,7 @@ class Line:
 
 def lines(curves: Sequence[Line], *, title: str, name: str, key: str, percent: bool = False) -> Markup:
     """Curves over epochs with their names and last values beside their ends."""
-    frame = Frame(420, 270, right=104)
+    frame = Frame(420, 270, left=60, right=104)
     scale = 100.0 if percent else 1.0
     curves = [Line(c.label, tuple((e, v * scale) for e, v in c.values if math.isfinite(v)), c.kind) for c in curves]
     curves = [c for c in curves if c.values]

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from secateur.graph.units import Groups
-from secateur.measures import Accuracy, Latency
+from secateur.measures import Accuracy, Comparison, Latency
 from secateur.planning import Budget, Plan
 from secateur.report.record import (
     AccuracyRow,
@@ -21,6 +21,7 @@ from secateur.report.record import (
     LatencyRow,
     PlanRow,
     ProofRow,
+    SpeedupRow,
 )
 from secateur.surgery.record import Proof, Record
 from secateur.training import History
@@ -53,6 +54,12 @@ def latency_row(found: Latency) -> LatencyRow:
         threads=found.threads,
         device=found.device,
     )
+
+
+def comparison(found: Comparison) -> tuple[LatencyRow, LatencyRow, SpeedupRow]:
+    """The latencies of two models and how many times faster the second is."""
+    speedup = SpeedupRow(ratio=found.ratio, low=found.low, high=found.high)
+    return latency_row(found.a), latency_row(found.b), speedup
 
 
 def curve(name: str, history: History) -> Curve:

@@ -72,7 +72,7 @@ def _environment() -> Environment:
 def tradeoff(record: RunRecord) -> dict[str, Markup] | None:
     """The plot in a wide and a narrow drawing, of which the style sheet shows one; None if there is nothing to compare.
 
-    The masked stage is left out: it has the accuracy of the cut, which is what the proof says.
+    A masked stage beside a cut is left out: it has the accuracy of the cut, which is what the proof says.
     """
     sparse = summary.masked_only(record)
     points = [
@@ -85,13 +85,14 @@ def tradeoff(record: RunRecord) -> dict[str, Markup] | None:
             KINDS[row.stage],
         )
         for row in record.stages
-        if row.accuracy and row.stage != "masked"
+        if row.accuracy and not (row.stage == "masked" and record.stage("cut"))
     ]
     if len(points) < 2:
         return None
+    cost = "non-zero MACs" if sparse else "MACs"
     return {
-        "wide": charts.tradeoff(points, width=920, height=400, key="tradeoff-wide"),
-        "narrow": charts.tradeoff(points, width=380, height=330, key="tradeoff-narrow"),
+        "wide": charts.tradeoff(points, width=920, height=400, key="tradeoff-wide", cost=cost),
+        "narrow": charts.tradeoff(points, width=380, height=330, key="tradeoff-narrow", cost=cost),
     }
 
 

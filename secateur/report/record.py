@@ -52,6 +52,14 @@ class LatencyRow(Row):
     device: str = "cpu"
 
 
+class SpeedupRow(Row):
+    """How many times faster the last model is: median, 10th and 90th percentile over pairs of calls made in turn."""
+
+    ratio: float
+    low: float
+    high: float
+
+
 class StageRow(Row):
     """The model at one bend of the run. `macs` and `params` count its shapes; `nonzero_*` leave masked weights out."""
 
@@ -162,6 +170,7 @@ class RunRecord(Row):
     groups: tuple[GroupRow, ...] = ()
     frozen: tuple[FrozenRow, ...] = ()
     proof: ProofRow | None = None
+    speedup: SpeedupRow | None = None
     curves: tuple[Curve, ...] = ()
     seconds: dict[str, float] = Field(default_factory=dict)
 
@@ -181,7 +190,9 @@ class RunRecord(Row):
 
     def ratio(self, quantity: Literal["macs", "params", "bytes", "latency"]) -> float | None:
         """How many times more of `quantity` the dense model needs than the final one; None if it was not measured."""
-        before, after = _quantity(self.dense, quantity), _quantity(self.final, quantity)
+        if quantity == "latency":
+            return self.speedup.ratio if self.speedup else None
+        before, after = getattr(self.dense, quantity), getattr(self.final, quantity)
         return before / after if before is not None and after else None
 
     def save_json(self, path: str | Path) -> None:
@@ -238,10 +249,3 @@ class RunRecord(Row):
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             raise CheckpointError(f"The record {path} is damaged at '{where}': {first['msg']}.") from error
-
-
-def _quantity(stage: StageRow, name: str) -> float | None:
-    if name == "latency":
-        return stage.latency.median_ms if stage.latency else None
-    value: float | None = getattr(stage, name)
-    return value

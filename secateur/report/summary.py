@@ -30,11 +30,12 @@ class Tile:
 
 @dataclass(frozen=True)
 class Line:
-    """One quantity of the headline table: a value and a small note a column, and the change from dense to slim."""
+    """One quantity of the headline table: a value and a small note a column, the change from first to last."""
 
     name: str
     cells: tuple[tuple[str, str], ...]
     change: str
+    spread: str = ""
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,9 @@ def _speed(record: RunRecord, rows: list[StageRow]) -> list[Line]:
     )
     through = tuple((f"{text.count(one.throughput)}/s" if one else text.MISSING, "") for one in found)
     faster = text.change(record.ratio("latency"), "faster", "slower")
-    return [Line("Latency", latency, faster), Line("Throughput", through, "")]
+    pairs = record.speedup
+    spread = f"{pairs.low:.2f}–{pairs.high:.2f}×" if pairs else ""
+    return [Line("Latency", latency, faster, spread), Line("Throughput", through, "")]
 
 
 def _counted(name: str, values: list[int], ratio: float | None) -> Line:

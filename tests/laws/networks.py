@@ -180,9 +180,9 @@ class Rotary(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.heads, self.head_dim = 3, 8
+        self.heads, self.head_dim = 6, 4
         self.q, self.k, self.v = (nn.Linear(7, 24, bias=False) for _ in range(3))
-        angle = torch.arange(5.0)[:, None] * (0.5 ** torch.arange(4.0))
+        angle = torch.arange(5.0)[:, None] * (0.5 ** torch.arange(2.0))
         self.register_buffer("cos", torch.cat([angle, angle], -1).cos())
         self.register_buffer("sin", torch.cat([angle, angle], -1).sin())
         self.out, self.head = nn.Linear(24, 16), nn.Linear(16, 5)

@@ -16,6 +16,7 @@ from secateur.report.record import (
     PlanRow,
     ProofRow,
     RunRecord,
+    SpeedupRow,
     StageRow,
 )
 
@@ -121,6 +122,7 @@ def made_record(groups: int = 30, **changes: object) -> RunRecord:
             tolerance=1e-9,
             dtype="float64",
         ),
+        "speedup": SpeedupRow(ratio=1.56, low=1.49, high=1.63),
         "curves": (Curve(name="fine-tuning", epochs=_epochs(10)),),
         "seconds": {
             "load": 1.2, "measure dense": 14.3, "find groups": 2.4, "plan": 0.31, "cut and prove": 3.1,

@@ -50,7 +50,8 @@ def test_the_page_contains_the_numbers():
     words = Outline(render(made_record())).text
     for expected in (
         "zoo:resnet56 on cifar10", "93.39 %", "92.71 %", "−0.68 points", "92.20–93.22", "19.23 %", "84.17 %",
-        "125.5 M", "62.4 M", "855.8 k", "2.01× fewer", "1.75 MB", "7.32 ms", "1.56× faster", "10,000 test inputs",
+        "125.5 M", "62.4 M", "855.8 k", "2.01× fewer", "1.75 MB", "7.32 ms", "1.56× faster",
+        "1.49–1.63×", "10,000 test inputs",
         "The cut is proven", "2.1e-15", "1e-9 is allowed", "15 min 35 s in all", "aten.constant_pad_nd",
         "budget: 2x macs", "Example CPU @ 2.60 GHz", "2.15.0", "layer2.3.conv1",
     ):  # fmt: skip
@@ -110,7 +111,8 @@ def test_a_record_of_few_things_makes_a_page():
     bare = record.model_copy(
         update={
             "stages": (record.dense.model_copy(update={"accuracy": None, "loss": None, "latency": None}),),
-            "groups": (), "frozen": (), "proof": None, "curves": (), "seconds": {}, "recipe": {}, "versions": {},
+            "groups": (), "frozen": (), "proof": None, "curves": (),
+            "speedup": None, "seconds": {}, "recipe": {}, "versions": {},
         }
     )  # fmt: skip
     words = Outline(render(bare)).text
