@@ -6,6 +6,7 @@ plain lines and trainings a line an epoch.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 TRAININGS = ("train", "fine-tune")
 """Stages whose steps a training shows by itself."""
 
-out = Console(highlight=False)
+PIPED_WIDTH = 140
+"""Columns of tables that go to a file or another program, where no window limits them."""
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
 err = Console(stderr=True, highlight=False)
 
 

@@ -143,6 +143,16 @@ def test_inspect_reads_a_function_in_a_file(call, tmp_path):
     assert [(g["name"], g["units"]) for g in json.loads(out)["groups"]] == [("0", 12)]
 
 
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = [sys.executable, "-m", "secateur.cli", "inspect", "zoo:resnet56", "--json"]
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    started.stdout.readline()
+    started.stdout.close()
+    assert "Error" not in started.stderr.read()
+    started.stderr.close()
+    started.wait(60)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -51,7 +51,11 @@ def groups(model: nn.Module, example: Any = None, *, heads: Literal["whole", "in
     terms = rules.Terms()
     solve(recording, terms)
     dims = {leaf.name: leaf.value.dims or [] for leaf in recording.own()}
-    unreached = _second_look(model, inputs, recording, terms, dims)
+    reached = _reached(recording) | _second_look(model, inputs, recording, terms, dims)
+    unreached = [leaf.name for leaf in recording.own() if leaf.name not in reached]
+    for name in unreached:
+        del dims[name]
+    kinds = {leaf.name: leaf.kind for leaf in recording.own()}
     solution = Solution(recording, terms, dims, equal=list(terms.equal))
     chosen, frozen = _choose(recording, dims, heads)
     items = _build(recording, terms, dims, chosen)
@@ -68,7 +72,7 @@ def groups(model: nn.Module, example: Any = None, *, heads: Literal["whole", "in
         items=tuple(items),
         cost_model=StructuralCost(recording, solution),
         frozen=tuple(frozen),
-        unreached=tuple(unreached),
+        unreached=tuple(name for name in unreached if kinds[name] == "parameter"),
         unknown=tuple(f"{op} in '{where}'" for op, where in terms.unknown.items()),
         inputs=inputs,
         solution=solution,
@@ -92,26 +96,29 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 def _second_look(
     model: nn.Module, inputs: Inputs, recording: Recording, terms: rules.Terms, dims: dict[str, list[Dim]]
-) -> list[str]:
-    """Parameters that evaluation never runs (auxiliary heads) follow a second run in training mode over the same units.
+) -> set[str]:
+    """The tensors that a run in training mode reaches, over the same units, where evaluation left parameters aside.
 
-    Returns the parameters that neither run reaches.
+    So auxiliary heads follow the network they hang on. Empty where evaluation reaches all, or training cannot run.
     """
     reached = _reached(recording)
-    missing = [leaf.name for leaf in recording.own() if leaf.kind == "parameter" and leaf.name not in reached]
-    if not missing:
-        return []
+    if all(leaf.name in reached for leaf in recording.own() if leaf.kind == "parameter"):
+        return set()
     try:
         second = record(model, inputs, training=True, dims=dims)
     except (TraceError, RuntimeError):
-        return missing
+        return set()
     solve(second, terms)
-    return [name for name in missing if name not in _reached(second)]
+    return _reached(second)
 
 
 def _reached(recording: Recording) -> set[str]:
     used = {id(v) for call in recording.calls for v in call.tensors()} | {id(v) for v in recording.outputs}
     return {leaf.name for leaf in recording.own() if id(leaf.value) in used}
+
+
+def _known(recording: Recording, dims: Mapping[str, list[Dim]]) -> list[Leaf]:
+    return [leaf for leaf in recording.own() if leaf.name in dims]
 
 
 def _choose(recording: Recording, dims: Mapping[str, list[Dim]], heads: str) -> tuple[list[Atom], list[Frozen]]:
@@ -120,7 +127,7 @@ def _choose(recording: Recording, dims: Mapping[str, list[Dim]], heads: str) -> 
     rivals: list[list[Atom]] = []
     frozen: list[Frozen] = []
     repeated: set[Atom] = set()
-    for leaf in recording.own():
+    for leaf in _known(recording, dims):
         for axis, dim in enumerate(dims[leaf.name]):
             d = norm(dim)
             for product in _products(d):
@@ -167,7 +174,7 @@ def _products(dim: Dim) -> Iterable[list[Atom]]:
 def _where(recording: Recording, dims: Mapping[str, list[Dim]], wanted: Atom) -> list[str]:
     return [
         f"{leaf.name}[{i}]"
-        for leaf in recording.own()
+        for leaf in _known(recording, dims)
         for i, d in enumerate(dims[leaf.name])
         if wanted in set(atoms(d))
     ]
@@ -177,7 +184,7 @@ def _build(recording: Recording, terms: rules.Terms, dims: Mapping[str, list[Dim
     members: dict[Atom, list[Member]] = {a: [] for a in chosen}
     multiple: dict[Atom, int] = {}
     product: set[Atom] = set()
-    for leaf in recording.own():
+    for leaf in _known(recording, dims):
         for axis, dim in enumerate(dims[leaf.name]):
             d = norm(dim)
             for found in dict.fromkeys(atoms(d)):
@@ -236,7 +243,9 @@ def _name(members: list[Member], weights: set[str]) -> str:
 def check_finite(model: nn.Module) -> None:
     """Raise `InputError` naming the first parameter that holds NaN or infinity."""
     for name, (_, tensor) in named_tensors(model).items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if not tensor.is_floating_point() or bool(torch.isfinite(tensor.detach().sum())):
+            continue  # a sum is finite only if every term is, and takes half the time
+        if not bool(torch.isfinite(tensor).all()):
             bad = int((~torch.isfinite(tensor)).sum())
             raise InputError(
                 f"'{name}' holds {bad} values that are NaN or infinite; scores and proofs need finite weights."

@@ -46,6 +46,7 @@ def save(module: nn.Module, folder: str | Path, *, constructor: Mapping[str, Any
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _complete(folder)
         tensors = _tensors(module, entry)
         _write(folder / f"{TENSORS}.new", lambda path: save_file(tensors, path))
         text = _plan_text(module, entry, constructor, _checksum(folder / f"{TENSORS}.new"))
@@ -74,10 +75,17 @@ def load(build: Callable[[], nn.Module], folder: str | Path) -> nn.Module:
         raise InputError(
             f"The 'build' parameter of load must return a torch.nn.Module. Got {type(model).__name__} instead."
         )
-    entry = _record(plan, tensors)
-    _check_origin(model, plan, folder)
-    own = {name: t for name, (_, t) in named_tensors(model).items()}
-    parts = {name: cut_tensor(own[name], lines) for name, lines in entry.kept.items()}
+    try:
+        entry = _record(plan, tensors)
+        _check_origin(model, plan, folder)
+        own = {name: t for name, (_, t) in named_tensors(model).items()}
+        parts = {name: cut_tensor(own[name], lines) for name, lines in entry.kept.items()}
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(
+            f"'{folder / PLAN}' lacks a field or garbles one ({type(error).__name__}: {error}). Save the model again."
+        ) from error
     parts |= {name: like(own[name], t) for name, t in tensors.items() if not name.startswith(MASK)}
     module = rebuild(model, parts)
     for path, attribute, value in entry.attributes:
@@ -105,6 +113,19 @@ def _write(path: Path, write: Callable[[Path], Any]) -> None:
     except BaseException:
         path.unlink(missing_ok=True)
         raise
+
+
+def _complete(folder: Path) -> None:
+    """Finish a save that was killed between its two moves, so that the next one cannot lose the plan that waits."""
+    waiting, tensors = folder / f"{PLAN}.new", folder / TENSORS
+    if not (waiting.is_file() and tensors.is_file()):
+        return
+    try:
+        fits = _read_plan(waiting)["tensors"]["sha256"] == _checksum(tensors)
+    except CheckpointError:  # the waiting plan is itself half-written: the one in place is the good one
+        return
+    if fits:
+        os.replace(waiting, folder / PLAN)
 
 
 def _tensors(module: nn.Module, entry: Record) -> dict[str, Tensor]:

@@ -185,6 +185,17 @@ def split(terms: Terms, call: Call) -> Sequence[Dims]:
     return results
 
 
+@rule("glu")
+def glu(terms: Terms, call: Call) -> Sequence[Dims]:
+    x = call["self"]
+    axis = axis_of(x, call["dim"])
+    dims = list(dims_of(x))
+    values, gates = terms.cut(dims[axis], x.shape[axis] // 2)
+    terms.unify(values, gates)
+    dims[axis] = values
+    return [dims]
+
+
 @rule("unbind")
 def unbind(terms: Terms, call: Call) -> Sequence[Dims]:
     x = call["self"]
@@ -207,14 +218,14 @@ def pad(terms: Terms, call: Call) -> Sequence[Dims]:
     for i in range(0, len(call["pad"]), 2):
         axis = len(dims) - 1 - i // 2
         before, after = call["pad"][i], call["pad"][i + 1]
+        if before < 0 or after < 0:
+            terms.freeze(dims[axis], "it is cropped by position")
         if before < 0:
             _, dims[axis] = terms.cut(dims[axis], -before)
         if after < 0:
             dims[axis], _ = terms.cut(dims[axis], size(dims[axis]) + after)
         if before > 0 or after > 0:
             dims[axis] = cat([const(max(0, before)), dims[axis], const(max(0, after))])
-        if not is_const(norm(dims[axis])) and (before < 0 or after < 0):
-            terms.freeze(dims[axis], "it is cropped by position")
     return [[norm(d) for d in dims]]
 
 
