@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Mapping
+from functools import cache
+from types import FunctionType, NoneType
 from typing import Any
 
 import torch
@@ -39,12 +42,50 @@ def rebuild(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
             replacement = like(tensor, tensor.detach().clone())
         memo[id(tensor)] = replacement
     try:
-        return copy.deepcopy(model, memo)
+        return _copied(model, memo)
     except Exception as error:
         raise InputError(
             f"The model ({type(model).__name__}) cannot be copied: {type(error).__name__}: {error}. "
             f"Pruning works on a copy so that the model stays whole; make copy.deepcopy(model) work."
         ) from error
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    """What `copy.deepcopy` gives, in a fraction of its time for modules: their dictionaries hold little but each other.
+
+    Classes that say themselves how to be copied are left to it.
+    """
+    if id(value) in memo:
+        return memo[id(value)]
+    kind = type(value)
+    if kind in UNCHANGING:
+        return value
+    if kind in (dict, OrderedDict):
+        memo[id(value)] = result = kind()
+        for key, item in value.items():
+            result[_copied(key, memo)] = _copied(item, memo)
+        return result
+    if not isinstance(value, nn.Module) or not _ordinary(kind):
+        return copy.deepcopy(value, memo)
+    state = value.__getstate__() if hasattr(value, "__getstate__") else value.__dict__
+    memo[id(value)] = module = kind.__new__(kind)
+    module.__setstate__({name: _copied(item, memo) for name, item in state.items()})
+    return module
+
+
+UNCHANGING = (bool, int, float, str, NoneType, FunctionType, type, torch.dtype, torch.device)
+
+
+@cache
+def _ordinary(kind: type[nn.Module]) -> bool:
+    """Whether a class leaves copying to what Python does by itself: a new object with a copied dictionary."""
+    own = ("__deepcopy__", "__getnewargs__", "__getnewargs_ex__", "__slots__")
+    if any(hasattr(kind, name) for name in own) or kind.__new__ is not object.__new__:
+        return False
+    if kind.__reduce__ is not object.__reduce__ or kind.__reduce_ex__ is not object.__reduce_ex__:
+        return False
+    states = (getattr(nn.Module, "__getstate__", None), getattr(object, "__getstate__", None))
+    return getattr(kind, "__getstate__", None) in states
 
 
 def cut_optimizer(optimizer: torch.optim.Optimizer, old: nn.Module, new: nn.Module, kept: Kept) -> None:

@@ -55,28 +55,37 @@ def groups(model: nn.Module, example: Any = None, *, heads: Literal["whole", "in
     unreached = [leaf.name for leaf in recording.own() if leaf.name not in reached]
     for name in unreached:
         del dims[name]
-    kinds = {leaf.name: leaf.kind for leaf in recording.own()}
     solution = Solution(recording, terms, dims, equal=list(terms.equal))
     chosen, frozen = _choose(recording, dims, heads)
-    items = _build(recording, terms, dims, chosen)
-    solution.atom_of = dict(zip((g.name for g in items), chosen, strict=True))
-    items = [g for g in items if any(not m.buffer for m in g.members)]
-    solution.atom_of = {g.name: solution.atom_of[g.name] for g in items}
-    stopped = probe(model, solution, inputs, {g.name: g.minimum for g in items})
-    frozen += [Frozen(g.name, g.units, r.text, r.operator, r.module) for g in items if (r := stopped.get(g.name))]
-    items = [g for g in items if g.name not in stopped]
-    solution.atom_of = {g.name: solution.atom_of[g.name] for g in items}
-    return Groups(
+    pairs = list(zip(_build(recording, terms, dims, chosen), chosen, strict=True))
+    items = tuple(g for g, _ in pairs if any(not m.buffer for m in g.members))
+    solution.atom_of = {g.name: found for g, found in pairs if g in items}
+    parameters = {name for name, _ in model.named_parameters()}
+    result = Groups(
         kind="slices",
         model=model,
-        items=tuple(items),
+        items=items,
         cost_model=StructuralCost(recording, solution),
         frozen=tuple(frozen),
-        unreached=tuple(name for name in unreached if kinds[name] == "parameter"),
+        unreached=tuple(name for name in unreached if name in parameters),
         unknown=tuple(f"{op} in '{where}'" for op, where in terms.unknown.items()),
         inputs=inputs,
         solution=solution,
     )
+    for name, reason in probe(model, solution, inputs, {g.name: g.minimum for g in items}).items():
+        result.freeze(name, Frozen(name, result[name].units, reason.text, reason.operator, reason.module))
+    _freeze_the_held(result)
+    return result
+
+
+def _freeze_the_held(found: Groups) -> None:
+    """Take out groups that can never shrink: equalities tie them to a width that cannot change, or they are minimal."""
+    floor = found.balance({g.name: g.minimum for g in found})
+    for group in found.items:
+        if floor[group.name] == group.units:
+            tied = "the module's own code ties it to a width that cannot change"
+            few = f"it has {group.units} units in a dimension composed of several, and so many must stay"
+            found.freeze(group.name, Frozen(group.name, group.units, few if group.minimum == group.units else tied))
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -184,13 +193,14 @@ def _build(recording: Recording, terms: rules.Terms, dims: Mapping[str, list[Dim
     members: dict[Atom, list[Member]] = {a: [] for a in chosen}
     multiple: dict[Atom, int] = {}
     product: set[Atom] = set()
+    lines: dict[Dim, dict[Atom, Tensor]] = {}  # a layer's tensors share their dimensions: each is spelled out once
     for leaf in _known(recording, dims):
         for axis, dim in enumerate(dims[leaf.name]):
             d = norm(dim)
-            for found in dict.fromkeys(atoms(d)):
-                if found not in members:
-                    continue
-                line = torch.from_numpy(labels(d, found))
+            if d not in lines:
+                own_atoms = dict.fromkeys(a for a in atoms(d) if a in members)
+                lines[d] = {a: torch.from_numpy(labels(d, a)) for a in own_atoms}
+            for found, line in lines[d].items():
                 members[found].append(_member(leaf, axis, line, found, terms))
                 share = int((line >= 0).sum()) // found.size
                 multiple[found] = min(multiple.get(found, share), share)

@@ -1,18 +1,18 @@
 """Tensors with a shape, a type and a device but no data, and running operators on them.
 
-torch's own fake tensors do the same and more; what they do for every call (hashing its arguments, decomposing norms into
-twenty operators) takes a hundred times longer than these. So a model is recorded on these first, and on fake tensors
-where anything goes wrong here: an operator that needs data, a device that is not clear, a tensor of an unusual kind.
+torch's own fake tensors do the same and more; what they do for every call (hashing its arguments, taking norms apart
+into twenty operators) takes many times longer than these. So a model is recorded on these first, and on fake tensors
+where anything goes wrong here: an operator that needs data, an unclear device, a tensor of an unusual kind.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
 Shape = Sequence[int]
 
@@ -46,7 +46,7 @@ def of(tensor: Tensor) -> Hollow:
     return Hollow(tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
 
 
-def parameter(tensor: Tensor, shape: Shape) -> Hollow:
+def hollow_like(tensor: Tensor, shape: Shape) -> Hollow:
     """A tensor of another shape without data: a parameter where `tensor` is one."""
     made = Hollow(shape, _strides(shape), tensor.dtype, tensor.device, tensor.requires_grad)
     if isinstance(tensor, torch.nn.Parameter):
@@ -57,8 +57,8 @@ def parameter(tensor: Tensor, shape: Shape) -> Hollow:
 def run(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """What one ATen call gives: tensors without data; the tensor written to, where it writes in place."""
     quick = SHORTCUTS.get(func)
-    if quick is not None and not kwargs:
-        result = quick(*args)
+    if quick is not None and (not kwargs or quick is _empty):
+        result = quick(*args, **kwargs)
         if result is not None:
             return result
     return _on_meta(func, args, kwargs)
@@ -66,7 +66,7 @@ def run(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
 
 def _on_meta(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """Any operator, by torch's kernels for the meta device."""
-    if torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags:
+    if _needs_data(func, args):
         raise NeedsDataError(str(func))
     twins: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -77,7 +77,8 @@ def _on_meta(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
             twins[id(tensor)] = tensor, meta
         return twins[id(tensor)][1]
 
-    meta_args, meta_kwargs = tree_map_only(Tensor, twin, (tuple(args), kwargs))
+    meta_args = [_mapped(twin, value) for value in args]
+    meta_kwargs = {name: _mapped(twin, value) for name, value in kwargs.items()}
     device = _device(kwargs.get("device"), [tensor for tensor, _ in twins.values()])
     if "device" in kwargs or not twins:
         meta_kwargs["device"] = torch.device("meta")
@@ -88,11 +89,27 @@ def _on_meta(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         original = written.get(id(meta))
         if original is None:
             return Hollow(meta.shape, meta.stride(), meta.dtype, device)
-        if original.shape != meta.shape or original.stride() != meta.stride():
+        lines = zip(meta.shape, original.stride(), meta.stride(), strict=True)
+        if original.shape != meta.shape or any(n > 1 and before != after for n, before, after in lines):
             raise NeedsDataError(f"{func} changes the shape of its argument")
         return original
 
-    return tree_map_only(Tensor, back, result)
+    return _mapped(back, result)
+
+
+def _needs_data(func: Any, args: Sequence[Any]) -> bool:
+    if func is torch.ops.aten.index.Tensor:  # positions give a shape, a mask does not
+        return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+    return torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
+
+
+def _mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """A function applied to the tensors in an argument or a result; torch's own for trees takes longer than a call."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if type(value) in (list, tuple):
+        return type(value)(_mapped(function, v) for v in value)
+    return value
 
 
 def _check(tensor: Tensor) -> None:
@@ -139,34 +156,53 @@ def _usual(tensor: Any) -> bool:
 
 
 def _vector(tensor: Any, like: Tensor, length: int) -> bool:
-    return tensor is None or (tensor.shape == (length,) and tensor.dtype is like.dtype and tensor.device == like.device)
+    return tensor is None or (tensor.shape == (length,) and _like(tensor, like))
+
+
+def _like(tensor: Tensor, other: Tensor) -> bool:
+    return tensor.dtype is other.dtype and tensor.device == other.device
 
 
 def _pointwise(x: Any, *others: Any) -> Any:
     if not _usual(x):
-        return None
+        return _permuted_pointwise(x, *others)
+    shape = x.shape
     for other in others:
-        if isinstance(other, Tensor) and not (
-            _usual(other) and other.shape == x.shape and other.dtype is x.dtype and other.device == x.device
-        ):
+        if isinstance(other, Tensor):
+            if not (_usual(other) and _like(other, x)):
+                return None
+            shape = shape if other.shape == shape else torch.broadcast_shapes(shape, other.shape)
+        elif isinstance(other, complex):
             return None
-        if isinstance(other, complex):
-            return None
-    return Hollow(x.shape, x.stride(), x.dtype, x.device)
+    return _new(x, shape)
+
+
+def _permuted_pointwise(x: Any, *others: Any) -> Any:
+    """Of one tensor, channels last: its strides stay."""
+    alone = not any(isinstance(other, Tensor | complex) for other in others)
+    if alone and x.is_floating_point() and x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        return Hollow(x.shape, x.stride(), x.dtype, x.device)
+    return None
 
 
 def _pointwise_in_place(x: Any, *others: Any) -> Any:
-    return None if _pointwise(x, *others) is None else x
+    result = _pointwise(x, *others)
+    return x if result is not None and result.shape == x.shape else None
 
 
 def _batch_norm(x: Any, weight: Any, bias: Any, mean: Any, var: Any, training: bool, *_: Any) -> Any:
-    if training or not _usual(x) or x.dim() < 2 or not all(_vector(t, x, x.shape[1]) for t in (weight, bias, mean, var)):
+    if (
+        training
+        or not _usual(x)
+        or x.dim() < 2
+        or not all(_vector(t, x, x.shape[1]) for t in (weight, bias, mean, var))
+    ):
         return None
     return _new(x, x.shape), _new(x, (0,)), _new(x, (0,))
 
 
 def _layer_norm(x: Any, shape: Shape, weight: Any, bias: Any, _: float) -> Any:
-    if not _usual(x) or len(shape) != 1 or not x.dim() or x.shape[-1] != shape[0]:
+    if not x.is_floating_point() or len(shape) != 1 or not x.dim() or x.shape[-1] != shape[0]:
         return None
     if not (_vector(weight, x, shape[0]) and _vector(bias, x, shape[0])):
         return None
@@ -175,9 +211,82 @@ def _layer_norm(x: Any, shape: Shape, weight: Any, bias: Any, _: float) -> Any:
 
 
 def _addmm(bias: Any, a: Any, b: Any) -> Any:
-    if not (_usual(a) and a.dim() == 2 and b.dim() == 2 and a.shape[1] == b.shape[0] and b.dtype is a.dtype):
+    if not (_usual(a) and a.dim() == 2 and b.dim() == 2 and a.shape[1] == b.shape[0] and _like(b, a)):
         return None
-    return _new(a, (a.shape[0], b.shape[1])) if _vector(bias, a, b.shape[1]) and b.device == a.device else None
+    return _new(a, (a.shape[0], b.shape[1])) if _vector(bias, a, b.shape[1]) else None
+
+
+def _convolution(
+    x: Any,
+    weight: Any,
+    bias: Any,
+    stride: Shape,
+    padding: Shape,
+    dilation: Shape,
+    transposed: bool,
+    _: Shape,
+    groups: int,
+) -> Any:
+    if transposed or not (_usual(x) and _usual(weight) and x.dim() == weight.dim() and _like(weight, x)):
+        return None
+    if x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups or not _vector(bias, x, weight.shape[0]):
+        return None
+    shape = [x.shape[0], weight.shape[0]]
+    for n, k, *axis in zip(
+        x.shape[2:], weight.shape[2:], *(_each(v, x.dim() - 2) for v in (stride, padding, dilation)), strict=True
+    ):
+        step, pad, spread = axis
+        shape.append((n + 2 * pad - spread * (k - 1) - 1) // step + 1)
+    return _new(x, shape) if min(shape) > 0 else None
+
+
+def _each(values: Shape, axes: int) -> Shape:
+    return values if len(values) == axes else [*values] * axes
+
+
+def _cat(tensors: Sequence[Any], dim: int = 0) -> Any:
+    first = tensors[0]
+    if not all(_usual(t) and t.dim() == first.dim() > 0 and _like(t, first) for t in tensors):
+        return None
+    dim %= first.dim()
+    shapes = [[*t.shape[:dim], *t.shape[dim + 1 :]] for t in tensors]
+    if any(shape != shapes[0] for shape in shapes):
+        return None
+    return _new(first, [*first.shape[:dim], sum(t.shape[dim] for t in tensors), *first.shape[dim + 1 :]])
+
+
+def _view(x: Any, shape: Shape) -> Any:
+    if not _usual(x) or 0 in x.shape:
+        return None
+    known = math.prod(n for n in shape if n != -1)
+    if -1 in shape and shape.count(-1) == 1 and known > 0 and x.numel() % known == 0:
+        return _new(x, [n if n != -1 else x.numel() // known for n in shape])
+    return _new(x, shape) if -1 not in shape and known == x.numel() else None
+
+
+def _permute(x: Any, dims: Shape) -> Any:
+    strides = x.stride()
+    return Hollow([x.shape[d] for d in dims], [strides[d] for d in dims], x.dtype, x.device)
+
+
+def _transpose(x: Any, one: int, other: int) -> Any:
+    dims = list(range(x.dim()))
+    dims[one], dims[other] = dims[other], dims[one]
+    return _permute(x, dims)
+
+
+def _softmax(x: Any, _: int, other_type: Any = None) -> Any:
+    return _new(x, x.shape) if _usual(x) and not other_type else None
+
+
+def _t(x: Any) -> Any:
+    return _permute(x, (1, 0)) if x.dim() == 2 else None
+
+
+def _empty(shape: Shape, *, dtype: Any = None, layout: Any = None, device: Any = None, **other: Any) -> Any:
+    if dtype is None or device is None or layout not in (None, torch.strided) or any(other.values()):
+        return None
+    return Hollow(shape, _strides(shape), dtype, torch.device(device))
 
 
 def _mean(x: Any, dim: Any, keepdim: bool = False) -> Any:
@@ -198,6 +307,8 @@ def _pointwise_calls() -> dict[Any, Quick]:
     for name in ("add", "mul", "sub", "div"):
         table[getattr(aten, name).Tensor] = _pointwise
         table[getattr(aten, f"{name}_").Tensor] = _pointwise_in_place
+    for name in ("mul", "div"):
+        table[getattr(aten, name).Scalar] = _pointwise
     return table
 
 
@@ -207,4 +318,14 @@ SHORTCUTS: dict[Any, Quick] = {
     torch.ops.aten.native_layer_norm.default: _layer_norm,
     torch.ops.aten.addmm.default: _addmm,
     torch.ops.aten.mean.dim: _mean,
+    torch.ops.aten.convolution.default: _convolution,
+    torch.ops.aten.cat.default: _cat,
+    torch.ops.aten.view.default: _view,
+    torch.ops.aten._unsafe_view.default: _view,
+    torch.ops.aten.permute.default: _permute,
+    torch.ops.aten.transpose.int: _transpose,
+    torch.ops.aten.t.default: _t,
+    torch.ops.aten.empty.memory_format: _empty,
+    torch.ops.aten._softmax.default: _softmax,
+    torch.ops.aten._safe_softmax.default: _softmax,
 }

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,28 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from secateur.graph.cutting import like
+from secateur.graph.hollow import hollow_like, of
+from secateur.graph.hollow import run as light_run
 from secateur.graph.terms import Atom, size
-from secateur.graph.trace import Call, Inputs, Recording, failing_module, module_stack, plain_kernels, undisturbed
+from secateur.graph.trace import (
+    Call,
+    Inputs,
+    Medium,
+    Recording,
+    call_plainly,
+    failing_module,
+    module_stack,
+    operator_name,
+    parameters,
+    plain_kernels,
+    undisturbed,
+)
 
 INVISIBLE = {"clone", "contiguous", "_to_copy", "detach", "alias", "lift", "lift_fresh", "empty"}
+SCALED = {"mul", "div", "add", "sub", "pow"}  # operators whose integer operands are numbers, not sizes
+NUMBERS = {True: (int, float), False: (float,)}
+LAYOUT = {"view", "t", "transpose", "permute", "expand", "squeeze", "unsqueeze"}
 SAME = {
     "_unsafe_view": "view",
     "reshape": "view",
@@ -45,6 +63,12 @@ class Drift:
     after: float
 
 
+def canonical(op: str) -> str:
+    """One name for operators that torch uses in turn for the same thing."""
+    op = op.rstrip("_")
+    return SAME.get(op, op)
+
+
 class _Deviated(Exception):  # noqa: N818 - a signal, not an error
     pass
 
@@ -57,58 +81,102 @@ def visible(recording: Recording) -> list[Call]:
 class Lockstep(TorchDispatchMode):
     """Walks along the recorded calls and stops at the first whose operator or result shapes differ."""
 
-    def __init__(self, calls: list[Call], counts: Mapping[Atom, int], stack: list[str]) -> None:
+    def __init__(self, calls: list[Call], counts: Mapping[Atom, int], stack: list[str], medium: Medium) -> None:
         super().__init__()
         self.calls, self.counts, self.stack = calls, counts, stack
+        self.execute = light_run if medium == "hollow" else call_plainly
         self.position = 0
         self.now: tuple[str, ...] = ()
         self.asked: dict[str, Any] = {}
         self.text = ""
         self.drifts: list[Drift] = []
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else the first call imports torch's compiler
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        op = func._schema.name.partition("::")[2].rstrip("_")
+        op = operator_name(func).rstrip("_")
         if func.namespace == "prim" or op in INVISIBLE:
-            return func(*args, **kwargs)
+            return self.execute(func, args, kwargs)
         self.now = tuple(self.stack)
-        names = [a.name for a in func._schema.arguments]
-        self.asked = {**dict(zip(names, args, strict=False)), **kwargs}
-        if self.position >= len(self.calls):
-            self.text = f"it runs {op} where the recording has ended"
-            raise _Deviated
-        call = self.calls[self.position]
-        if SAME.get(op, op) != SAME.get(call.op.rstrip("_"), call.op.rstrip("_")):
-            self.text = f"it runs {op} where {call.op} was recorded"
-            raise _Deviated
-        result = func(*args, **kwargs)
+        self.asked = {**{name: value for (name, _), value in zip(parameters(func), args, strict=False)}, **kwargs}
+        result = self.execute(func, args, kwargs)
         shapes = [tuple(t.shape) for t in tree_leaves(result) if isinstance(t, Tensor)]
-        expected = [tuple(size(d, self.counts) for d in value.dims or ()) for value in call.outs]
-        if shapes != expected:
-            self.text = f"{op} gives {shapes} instead of {expected}"
-            raise _Deviated
+        if canonical(op) in LAYOUT:
+            self._pass_layout(canonical(op), shapes)
+        else:
+            self._match(canonical(op), shapes)
+        return result
+
+    def _match(self, op: str, shapes: list[tuple[int, ...]]) -> None:
+        """The next recorded computation must be this one, with results of these shapes."""
+        while self.position < len(self.calls) and canonical(self.calls[self.position].op) in LAYOUT:
+            self.position += 1
+        if self.position >= len(self.calls):
+            self._deviate(f"it runs {op} where the recording has ended")
+        call = self.calls[self.position]
+        if op != canonical(call.op):
+            self._deviate(f"it runs {op} where {call.op} was recorded")
+        if shapes != self._expected(call):
+            self._deviate(f"{op} gives {shapes} instead of {self._expected(call)}")
         self._compare_numbers(call)
         self.position += 1
-        return result
+
+    def _pass_layout(self, op: str, shapes: list[tuple[int, ...]]) -> None:
+        """Torch arranges one computation in several ways: order and number of views may differ, their sizes not."""
+        same = False
+        for position in range(self.position, len(self.calls)):
+            call = self.calls[position]
+            if canonical(call.op) not in LAYOUT:
+                break
+            if canonical(call.op) == op:
+                if shapes == self._expected(call):
+                    self.position = position + 1
+                    return
+                same = same or position == self.position
+        if same:
+            self._deviate(f"{op} gives {shapes} instead of {self._expected(self.calls[self.position])}")
+
+    def _expected(self, call: Call) -> list[tuple[int, ...]]:
+        return [tuple(size(d, self.counts) for d in value.dims or ()) for value in call.outs]
+
+    def _deviate(self, text: str) -> NoReturn:
+        self.text = text
+        raise _Deviated
 
     def _compare_numbers(self, call: Call) -> None:
         for name, now in self.asked.items():
             then = call.args.get(name)
-            if isinstance(now, float) and isinstance(then, float) and abs(now - then) > 1e-9 * abs(then):
+            if (
+                name in call.resize
+                or isinstance(now, bool)
+                or not isinstance(now, NUMBERS[canonical(call.op) in SCALED])
+            ):
+                continue
+            if isinstance(then, int | float) and abs(now - then) > 1e-9 * abs(then):
                 self.drifts.append(Drift(call, then, now))
 
 
 def compare(
-    module: nn.Module, calls: list[Call], counts: Mapping[Atom, int], inputs: Inputs
+    module: nn.Module, calls: list[Call], counts: Mapping[Atom, int], inputs: Inputs, recording: Recording
 ) -> tuple[Deviation | None, list[Drift]]:
-    """Where `module` first leaves the recorded `calls` (None: nowhere), and the numbers that changed on the way."""
+    """Where `module` first leaves the recorded `calls` (None: nowhere), and the numbers that changed on the way.
+
+    Attention keeps the scale of the full model, as it will in the slim one.
+    """
     with contextlib.ExitStack() as around:
         around.enter_context(undisturbed(module))
-        fake = around.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        args, kwargs = inputs
+        if recording.medium == "hollow":
+            args, kwargs = tree_map_only(Tensor, of, inputs)
+        elif recording.medium == "fake":
+            fake = around.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+            args, kwargs = tree_map_only(Tensor, fake.from_tensor, inputs)
         stack = around.enter_context(module_stack(module))
-        around.enter_context(plain_kernels())
-        args, kwargs = tree_map_only(Tensor, fake.from_tensor, inputs)
-        mode = Lockstep(calls, counts, stack)
+        around.enter_context(plain_kernels(stack, recording.scales))
+        mode = Lockstep(calls, counts, stack, recording.medium)
         try:
             with mode:
                 module(*args, **kwargs)
@@ -119,19 +187,18 @@ def compare(
                 where = (*where, path)
             text = mode.text or f"{type(error).__name__}: {error}"
             return Deviation(mode.position, where, mode.asked, text), mode.drifts
-        if mode.position < len(calls):
+        if any(canonical(call.op) not in LAYOUT for call in calls[mode.position :]):
             return Deviation(mode.position, mode.now, {}, "it stops before the recording ends"), mode.drifts
         return None, mode.drifts
 
 
-@contextlib.contextmanager
-def no_data() -> Iterator[FakeTensorMode]:
-    """Tensors made in the block have shapes and no data."""
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-        yield fake
-
-
-def hollow(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """A tensor without data of another shape, of the kind of `tensor`; call it inside `no_data`."""
-    data = torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
-    return nn.Parameter(data, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
+def stand_ins(
+    tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], medium: Medium
+) -> dict[str, Tensor]:
+    """Tensors of other shapes for a trial cut, of the kind of the originals; with data only where `medium` is real."""
+    if medium == "hollow":
+        return {name: hollow_like(tensor, shapes[name]) for name, tensor in tensors.items()}
+    if medium == "real":
+        return {name: like(t, t.detach()[tuple(map(slice, shapes[name]))].clone()) for name, t in tensors.items()}
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        return {n: like(t, torch.empty(shapes[n], dtype=t.dtype, device=t.device)) for n, t in tensors.items()}

@@ -15,7 +15,7 @@ from typing import TypeAlias
 from torch import nn
 
 from secateur.graph.cutting import rebuild
-from secateur.graph.lockstep import Deviation, Drift, compare, hollow, no_data, visible
+from secateur.graph.lockstep import Deviation, Drift, compare, stand_ins, visible
 from secateur.graph.repair import (
     Number,
     Repair,
@@ -54,6 +54,7 @@ class Prober:
         self.modules = dict(model.named_modules())
         self.tensors = {name: tensor for name, (_, tensor) in named_tensors(model).items()}
         self.repairs: dict[tuple[str, str], Repair] = {}
+        self.refused: set[tuple[type[nn.Module], str]] = set()
         self.stopped: dict[str, Reason] = {}
         self.runs = 0
         self.round = 0
@@ -65,8 +66,8 @@ class Prober:
     def run(self) -> dict[str, Reason]:
         """Mend deviation after deviation until the cut model runs to its end, with every group cut at least once."""
         shown: set[str] = set()
-        for self.round, _ in enumerate(SHARES):
-            if len(shown | set(self.stopped)) < len(self.minimum):
+        for self.round, _ in enumerate(SHARES):  # a second draw, since the first may meet an equality by chance
+            if self.round < 2 or len(shown | set(self.stopped)) < len(self.minimum):
                 shown |= self._round()
         self.solution.repairs = list(self.repairs.values())
         return self.stopped
@@ -80,7 +81,7 @@ class Prober:
                 if not drifts:
                     break
                 self._stop_drifting(drifts)
-            elif not self._mend(deviation):
+            elif not (self._mend(deviation) or self._take_back(deviation)):
                 self._stop(deviation)
         return {n for n, found in self.solution.atom_of.items() if self.counts[found] < found.size}
 
@@ -91,6 +92,31 @@ class Prober:
             or self._mend_sizes(deviation, attributes=False)
             or self._mend_sizes(deviation, attributes=True)
         )
+
+    def _take_back(self, deviation: Deviation) -> bool:
+        """Undo a repair of the modules at work if the run gets further without: a number may equal a size by chance."""
+        for kind in dict.fromkeys(self._kind(*key) for key in self.repairs if key[0] in deviation.stack):
+            repairs, equal = dict(self.repairs), list(self.solution.equal)
+            self.refused.add(kind)
+            self.repairs = {key: r for key, r in repairs.items() if self._kind(*key) != kind}
+            reached = self._advance()
+            if reached is None or reached.position > deviation.position:
+                return True
+            self.refused.remove(kind)
+            self.repairs, self.solution.equal = repairs, equal
+        self._cut()
+        return False
+
+    def _advance(self) -> Deviation | None:
+        """Mend as long as that helps; the deviation that is left, if any."""
+        while True:
+            self._cut()
+            deviation, _ = self._compare()
+            if deviation is None or not self._mend(deviation):
+                return deviation
+
+    def _kind(self, path: str, attribute: str) -> tuple[type[nn.Module], str]:
+        return type(self.modules[path]), attribute
 
     # The trial cut
 
@@ -107,12 +133,9 @@ class Prober:
     def _cut(self) -> None:
         """A copy of the model with tensors of the trial's shapes and no data, repaired as far as is known."""
         self.counts = self.solution.counts(self._trial())
-        with no_data():
-            replaced = {}
-            for name, tensor in self.tensors.items():
-                dims = self.solution.dims.get(name)
-                shape = tuple(size(d, self.counts) for d in dims) if dims else tuple(tensor.shape)
-                replaced[name] = hollow(tensor, shape)
+        shapes = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+        shapes |= {name: tuple(size(d, self.counts) for d in dims) for name, dims in self.solution.dims.items()}
+        replaced = stand_ins(self.tensors, shapes, self.solution.recording.medium)
         self.copy = rebuild(self.model, replaced)
         standard(self.copy, self.calls, self.counts)
         for repair in self.repairs.values():
@@ -120,7 +143,7 @@ class Prober:
 
     def _compare(self) -> tuple[Deviation | None, list[Drift]]:
         self.runs += 1
-        return compare(self.copy, self.calls, self.counts, self.inputs)
+        return compare(self.copy, self.calls, self.counts, self.inputs, self.solution.recording)
 
     def _reaches(self, position: int) -> bool:
         """Whether the copy now gets past a position."""
@@ -159,7 +182,7 @@ class Prober:
         )
         table = renamings([self.calls[i] for i in near if 0 <= i < len(self.calls)], self.counts, self._own_dims(path))
         for attribute, value in integers(self.modules[path]):
-            if (path, attribute) not in self.repairs:
+            if (path, attribute) not in self.repairs and self._kind(path, attribute) not in self.refused:
                 yield from repairs_for(path, attribute, value, table)
 
     def _own_dims(self, path: str) -> list[Dim]:

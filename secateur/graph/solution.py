@@ -83,10 +83,14 @@ class Solution:
         """For every tensor that changes, the indices that remain of each dimension that changes."""
         by_atom = self.keep(by_name)
         result: dict[str, dict[int, Tensor]] = {}
+        lines: dict[Dim, Tensor | None] = {}  # a layer's tensors share their dimensions: each is spelled out once
         for name, dims in self.dims.items():
-            for axis, d in enumerate(dims):
-                if any(a in by_atom for a in atoms(d)):
-                    line = mask(d, by_atom)
-                    if not line.all():
-                        result.setdefault(name, {})[axis] = torch.from_numpy(np.flatnonzero(line))
+            for axis, dim in enumerate(dims):
+                d = norm(dim)
+                if d not in lines:
+                    line = mask(d, by_atom) if any(a in by_atom for a in atoms(d)) else None
+                    lines[d] = None if line is None or line.all() else torch.from_numpy(np.flatnonzero(line))
+                remaining = lines[d]
+                if remaining is not None:
+                    result.setdefault(name, {})[axis] = remaining
         return result

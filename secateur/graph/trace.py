@@ -8,6 +8,7 @@ run it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
 
@@ -25,6 +27,7 @@ from secateur.graph import hollow
 from secateur.graph.terms import Dim, atom, const
 
 LeafKind = Literal["parameter", "buffer", "attribute", "input", "constant"]
+Medium = Literal["hollow", "fake", "real"]
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -62,15 +65,33 @@ class Call:
     @property
     def op(self) -> str:
         """The operator's name without namespace, overload and in-place underscore: `add`, `convolution`."""
-        name = self.func._schema.name.partition("::")[2]
-        return name[:-1] if name.endswith("_") and not name.endswith("__") else name
+        return operator_name(self.func)
 
     def __getitem__(self, name: str) -> Any:
         return self.args[name]
 
     def tensors(self) -> list[Value]:
         """The tensors it reads, in the schema's order."""
-        return [a for a in tree_leaves(list(self.args.values())) if isinstance(a, Value)]
+        found: list[Value] = []
+        for value in self.args.values():
+            if isinstance(value, Value):
+                found.append(value)
+            elif type(value) in (list, tuple):
+                found += [v for v in tree_leaves(value) if isinstance(v, Value)]
+        return found
+
+
+@functools.cache
+def operator_name(func: Any) -> str:
+    """An operator's name without namespace, overload and in-place underscore."""
+    name: str = func._schema.name.partition("::")[2]
+    return name[:-1] if name.endswith("_") and not name.endswith("__") else name
+
+
+@functools.cache
+def parameters(func: Any) -> tuple[tuple[str, Any], ...]:
+    """The names and defaults of an operator's arguments; asking the schema each time is slow."""
+    return tuple((argument.name, argument.default_value) for argument in func._schema.arguments)
 
 
 @dataclass(eq=False, slots=True)
@@ -87,13 +108,24 @@ class Leaf:
 class Recording:
     """The calls of one run in order, the tensors they started from, and the run's results.
 
-    `light` says that it ran on hollow tensors, so that later runs of the model need nothing heavier.
+    `medium` says what it ran on, so that later runs use the same: hollow tensors where they do, torch's fake ones where
+    those are needed, real ones where the way through the model depends on values. `queries` are those of attention that
+    states no scale, with the module that runs it.
     """
 
     calls: list[Call]
     leaves: list[Leaf]
     outputs: list[Value]
-    light: bool = False
+    medium: Medium = "hollow"
+    queries: list[tuple[str, Value]] = field(default_factory=list)
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """The attention scales that modules take from their head size, by path; none for heads of two sizes."""
+        sizes: dict[str, set[int]] = {}
+        for path, query in self.queries:
+            sizes.setdefault(path, set()).add(query.shape[-1])
+        return {path: float(min(found)) ** -0.5 for path, found in sizes.items() if len(found) == 1}
 
     def own(self) -> Iterator[Leaf]:
         """The leaves that belong to the model."""
@@ -140,7 +172,7 @@ def undisturbed(model: nn.Module, training: bool = False) -> Iterator[None]:
     """
     before = []
     for module in model.modules():
-        state = {k: _shallow(v) for k, v in module.__dict__.items()}
+        state = {k: v.copy() for k, v in module.__dict__.items() if _is_own_store(k, v)}
         before.append((module, dict(module.__dict__), state, dict(module._buffers)))
     values = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if type(buffer) is Tensor]
     try:
@@ -152,10 +184,12 @@ def undisturbed(model: nn.Module, training: bool = False) -> Iterator[None]:
                 del module.__dict__[key]
             for key, value in originals.items():
                 module.__dict__[key] = value
-                if type(value) is dict and not key.startswith("_"):
+                if key not in state:
+                    continue
+                if type(value) is dict:
                     value.clear()
                     value.update(state[key])
-                elif type(value) is list:
+                else:
                     value[:] = state[key]
             module._buffers.clear()
             module._buffers.update(buffers)
@@ -165,21 +199,60 @@ def undisturbed(model: nn.Module, training: bool = False) -> Iterator[None]:
                     buffer.copy_(value)
 
 
-def _shallow(value: Any) -> Any:
-    return value.copy() if type(value) in (dict, list) else value
+def _is_own_store(key: str, value: Any) -> bool:
+    """Whether an attribute is a list or a dictionary of the module's author, not one of torch's."""
+    return type(value) is list or (type(value) is dict and not key.startswith("_"))
+
+
+class PlainFunctions(TorchFunctionMode):
+    """Runs linear layers in one way and tells attention its scale.
+
+    Torch chooses among several ways to run a linear layer by memory layout; here it is always one matrix product of two
+    dimensions. Attention without a stated scale computes one from the head size: `scales` gives the one to use, by the
+    path of the module at work; where it has none, `queries` collects the queries that a default scale was made for.
+    """
+
+    def __init__(self, stack: Sequence[str], scales: Mapping[str, float]) -> None:
+        super().__init__()
+        self.stack, self.scales = stack, scales
+        self.queries: list[tuple[str, Tensor]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is nn.functional.linear:
+            return self._linear(*args, **kwargs)
+        if func is nn.functional.scaled_dot_product_attention and kwargs.get("scale") is None:
+            path = self.stack[-1] if self.stack else ""
+            if path in self.scales:
+                kwargs = {**kwargs, "scale": self.scales[path]}
+            else:
+                self.queries.append((path, args[0] if args else kwargs["query"]))
+        return func(*args, **kwargs)
+
+    @staticmethod
+    def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # noqa: A002 - torch's name
+        if weight.dim() != 2 or input.dim() < 2:
+            return nn.functional.linear(input, weight, bias)
+        rows = input.reshape(-1, input.shape[-1])
+        out = rows @ weight.t() if bias is None else torch.addmm(bias, rows, weight.t())
+        return out.view(*input.shape[:-1], weight.shape[0])
 
 
 @contextlib.contextmanager
-def plain_kernels() -> Iterator[None]:
-    """Runs the block with attention spelled out as matrix products and softmax and without fused inference paths."""
+def plain_kernels(stack: Sequence[str] = (), scales: Mapping[str, float] | None = None) -> Iterator[PlainFunctions]:
+    """Runs the block with attention spelled out as matrix products and softmax and without fused inference paths.
+
+    `stack` holds the paths of the modules at work; `scales` the attention scales to use where a module states none.
+    """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)  # it prints whole tracebacks of errors that are caught and told in words
+    functions = PlainFunctions(stack, scales or {})
     try:
-        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), torch.no_grad():
-            yield
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), torch.no_grad(), functions:
+            yield functions
     finally:
         logger.setLevel(level)
         torch.backends.mha.set_fastpath_enabled(fast)
@@ -215,14 +288,14 @@ def call_plainly(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 class Recorder(TorchDispatchMode):
     """Writes down every ATen call made while it is active."""
 
-    def __init__(self, leaves: Sequence[Leaf], stack: list[str], light: bool = False) -> None:
+    def __init__(self, leaves: Sequence[Leaf], stack: list[str], medium: Medium) -> None:
         super().__init__()
         self.calls: list[Call] = []
         self.leaves = list(leaves)
         self.stack = stack
         self.values: dict[int, Value] = {id(leaf.tensor): leaf.value for leaf in leaves}
         self.alive: list[Tensor] = [leaf.tensor for leaf in leaves]  # ids stay unique as long as the tensors live
-        self.execute = hollow.run if light else call_plainly
+        self.execute = hollow.run if medium == "hollow" else call_plainly
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -240,13 +313,13 @@ class Recorder(TorchDispatchMode):
 
     def _bind(self, func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
         bound = {}
-        for i, argument in enumerate(func._schema.arguments):
-            value = args[i] if i < len(args) else kwargs.get(argument.name, argument.default_value)
+        for i, (name, default) in enumerate(parameters(func)):
+            value = args[i] if i < len(args) else kwargs.get(name, default)
             if isinstance(value, Tensor):
                 value = self.value(value)
             elif type(value) in (list, tuple):
                 value = tree_map_only(Tensor, self.value, value)
-            bound[argument.name] = value
+            bound[name] = value
         return bound
 
     def value(self, tensor: Tensor) -> Value:
@@ -282,12 +355,12 @@ def record(
     _check_devices(tensors, inputs)
     with undisturbed(model, training):  # outside the fake mode, so that it restores real values
         with contextlib.suppress(Exception):  # whatever it is, fake tensors know more and tell it better
-            return _run(model, tree_map_only(Tensor, hollow.of, inputs), tensors, dims, light=True)
+            return _run(model, tree_map_only(Tensor, hollow.of, inputs), tensors, dims, "hollow")
         try:
             with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-                return _run(model, tree_map_only(Tensor, fake.from_tensor, inputs), tensors, dims)
+                return _run(model, tree_map_only(Tensor, fake.from_tensor, inputs), tensors, dims, "fake")
         except (DataDependentOutputException, DynamicOutputShapeException):
-            return _run(model, inputs, tensors, dims)
+            return _run(model, inputs, tensors, dims, "real")
 
 
 def _run(
@@ -295,7 +368,7 @@ def _run(
     inputs: Inputs,
     tensors: Mapping[str, tuple[LeafKind, Tensor]],
     dims: Mapping[str, list[Dim]] | None,
-    light: bool = False,
+    medium: Medium,
 ) -> Recording:
     leaves = []
     for name, (kind, tensor) in tensors.items():
@@ -303,8 +376,8 @@ def _run(
         leaves.append(Leaf(name, kind, tensor, Value(tuple(tensor.shape), own, frozenset([name]))))
     for i, tensor in enumerate(t for t in tree_flatten(inputs)[0] if isinstance(t, Tensor)):
         leaves.append(Leaf(f"input {i}", "input", tensor, Value(tuple(tensor.shape), [const(n) for n in tensor.shape])))
-    with plain_kernels(), module_stack(model) as stack:
-        recorder = Recorder(leaves, stack, light)
+    with module_stack(model) as stack, plain_kernels(stack) as functions:
+        recorder = Recorder(leaves, stack, medium)
         try:
             with recorder:
                 output = model(*inputs[0], **inputs[1])
@@ -318,7 +391,8 @@ def _run(
                 f"Call the model on the example yourself; it must run before it can be pruned."
             ) from error
         outputs = [recorder.value(t) for t in tensors_of(output)]
-    return Recording(recorder.calls, recorder.leaves, outputs, light)
+        queries = [(path, recorder.value(query)) for path, query in functions.queries]
+    return Recording(recorder.calls, recorder.leaves, outputs, medium, queries)
 
 
 def failing_module(error: BaseException, model: nn.Module) -> str | None:

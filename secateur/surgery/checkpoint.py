@@ -27,6 +27,7 @@ from secateur.graph.cutting import cut_tensor, like, rebuild
 from secateur.graph.repair import get_attribute, set_attribute
 from secateur.graph.trace import named_tensors
 from secateur.surgery.record import GroupCut, Proof, Record, attach, record
+from secateur.surgery.scale import keep_scale
 from secateur.version import __version__
 
 FORMAT, VERSION = "secateur checkpoint", 1
@@ -94,6 +95,8 @@ def load(build: Callable[[], nn.Module], folder: str | Path) -> nn.Module:
             set_attribute(module.get_submodule(path), attribute, value)
         except AttributeError as error:
             raise _foreign(folder, f"it has no attribute '{attribute}' in module '{path}'") from error
+    for path, scale in entry.scales.items():
+        keep_scale(module.get_submodule(path), scale)
     attach(module, entry)
     return module.eval()
 
@@ -154,6 +157,7 @@ def _plan_text(module: nn.Module, entry: Record, constructor: Mapping[str, Any] 
         "proof": dataclasses.asdict(entry.proof) if entry.proof else None,
         "notes": list(entry.notes),
         "attributes": [list(a) for a in entry.attributes],
+        "scales": entry.scales,
         "shapes": {name: list(shape) for name, shape in _original_shapes(module, entry).items()},
         "kept": {name: {str(d): line.tolist() for d, line in lines.items()} for name, lines in entry.kept.items()},
         "tensors": {"file": TENSORS, "sha256": checksum},
@@ -232,6 +236,7 @@ def _record(plan: dict[str, Any], tensors: Mapping[str, Tensor]) -> Record:
         kept={name: {int(d): torch.tensor(line) for d, line in lines.items()} for name, lines in plan["kept"].items()},
         shapes={name: shapes[name] for name in plan["kept"]},
         attributes=tuple((m, a, tuple(v) if isinstance(v, list) else v) for m, a, v in plan["attributes"]),
+        scales=plan["scales"],
         masks=masks,
         kind=plan["kind"],
         groups=tuple(GroupCut(**g) for g in plan["groups"]),

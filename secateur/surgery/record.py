@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.graph.cutting import Kept
+from secateur.graph.cutting import Kept, cut_tensor
 
 ATTRIBUTE = "secateur_record"
 
@@ -52,14 +52,15 @@ class Record:
     """The record of a slim module.
 
     `kept`: tensor name -> dimension -> the original indices that remain, whatever number of cuts it took. `shapes`: the
-    original shapes of those tensors. `attributes`: (module, attribute, value) in the order they were set. `masks`: for
-    plans of single weights or blocks, tensor name -> bool mask of the kept entries. The rest tells what was asked and
-    what came out.
+    original shapes of those tensors. `attributes`: (module, attribute, value) in the order they were set. `scales`:
+    module -> the attention scale it keeps from the original. `masks`: for plans of single weights or blocks, tensor
+    name -> bool mask of the kept entries. The rest tells what was asked and what came out.
     """
 
     kept: Kept = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     attributes: tuple[tuple[str, str, Any], ...] = ()
+    scales: dict[str, float] = field(default_factory=dict)
     masks: dict[str, Tensor] = field(default_factory=dict)
     kind: str = "slices"
     groups: tuple[GroupCut, ...] = ()
@@ -83,12 +84,15 @@ class Record:
             for dim, line in lines.items():
                 mine[dim] = mine[dim][line] if dim in mine else line
         set_ = {(m, a): v for m, a, v in (*self.attributes, *later.attributes)}
-        masks = {name: mask for name, mask in self.masks.items() if name not in later.kept} | later.masks
+        masks = {name: cut_tensor(mask, later.kept.get(name, {})) for name, mask in self.masks.items()}
+        for name, mask in later.masks.items():
+            masks[name] = masks[name] & mask if name in masks else mask
         return dataclasses.replace(
             later,
             kept=kept,
             shapes=shapes,
             attributes=tuple((m, a, v) for (m, a), v in set_.items()),
+            scales=later.scales | self.scales,
             masks=masks,
             before=self.before or later.before,
         )

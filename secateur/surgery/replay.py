@@ -113,7 +113,7 @@ def _run(
         if leaf.kind == "input":
             known[id(leaf.value)] = next(given)
         elif leaf.kind == "constant":
-            known[id(leaf.value)] = _promoted(leaf.tensor)
+            known[id(leaf.value)] = leaf.tensor
         else:
             known[id(leaf.value)] = tensors[leaf.name]
     last = _last_uses(recording)
@@ -127,10 +127,6 @@ def _run(
             for gone in last.get(position, ()):
                 known.pop(gone, None)
     return [known[id(value)] for value in recording.outputs]
-
-
-def _promoted(tensor: Tensor) -> Tensor:
-    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 def _last_uses(recording: Recording) -> dict[int, list[int]]:

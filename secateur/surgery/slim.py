@@ -12,10 +12,12 @@ from secateur.errors import ProofError
 from secateur.graph.cutting import Kept, cut_optimizer, cut_tensor, rebuild
 from secateur.graph.discovery import check_finite, groups
 from secateur.graph.repair import set_attribute, standard
+from secateur.graph.terms import size
 from secateur.graph.trace import named_tensors
 from secateur.graph.units import Frozen, Group, Groups
 from secateur.planning import Budget, Plan, plan
 from secateur.surgery.record import GroupCut, Proof, Record, apply_masks, attach, record
+from secateur.surgery.scale import keep_scale
 from secateur.surgery.verify import Verifier, culprits, explain
 
 
@@ -48,6 +50,7 @@ def slim(
         kept=kept,
         shapes={name: tuple(groups.tensor(name).shape) for name in kept},
         attributes=tuple(attributes),
+        scales=kept_scales(groups, keep),
         proof=proof,
         **_told(groups, plan, keep),
     ))  # fmt: skip
@@ -95,6 +98,8 @@ def cut(groups: Groups, keep: Mapping[str, Tensor]) -> tuple[nn.Module, list[tup
     kept = solution.kept(keep)
     tensors = {name: t for name, (_, t) in named_tensors(groups.model).items()}
     module = rebuild(groups.model, {name: cut_tensor(tensors[name], lines) for name, lines in kept.items()})
+    for path, scale in kept_scales(groups, keep).items():
+        keep_scale(module.get_submodule(path), scale)
     counts = solution.counts({name: len(k) for name, k in keep.items()})
     done: list[tuple[str, str, Any]] = []
     for repair in solution.repairs:
@@ -103,6 +108,16 @@ def cut(groups: Groups, keep: Mapping[str, Tensor]) -> tuple[nn.Module, list[tup
         done.append((repair.module, repair.attribute, value))
     done += standard(module, solution.recording.calls, counts)
     return module, done
+
+
+def kept_scales(groups: Groups, keep: Mapping[str, Tensor]) -> dict[str, float]:
+    """The modules whose attention would take another scale from its smaller heads, with the scale to keep."""
+    solution = groups.solution
+    assert solution is not None
+    counts = solution.counts({name: len(k) for name, k in keep.items()})
+    scales = solution.recording.scales
+    heads = {path: (query.dims or [()])[-1] for path, query in solution.recording.queries if path in scales}
+    return {path: scales[path] for path, d in heads.items() if size(d, counts) != size(d)}
 
 
 Proven = tuple[nn.Module, list[tuple[str, str, Any]], dict[str, Tensor], Proof]

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
@@ -34,15 +36,19 @@ Keep = Mapping[str, Tensor]
 
 
 class Verifier:
-    """The references of one model, kept in float64 so that several cuts can be compared with them."""
+    """The references of one model, with arithmetic in float64, so that several cuts can be compared with them.
 
-    def __init__(self, groups: Groups, seed: int = 0) -> None:
+    `whole` keeps a copy of the model in float64; otherwise tensors stay in their own type and every operator casts
+    those it reads. Left out, memory decides.
+    """
+
+    def __init__(self, groups: Groups, *, seed: int = 0, whole: bool | None = None) -> None:
         assert groups.solution is not None
         self.groups, self.solution = groups, groups.solution
         generator = torch.Generator().manual_seed(seed)
-        self.tensors = {
-            name: redrawn(name, tensor.detach(), generator) for name, (_, tensor) in named_tensors(groups.model).items()
-        }
+        own = {name: tensor.detach() for name, (_, tensor) in named_tensors(groups.model).items()}
+        self.whole = fits(own.values()) if whole is None else whole
+        self.tensors = {name: redrawn(name, t, generator) for name, t in own.items()}
         self.dtype = next((p.dtype for p in groups.model.parameters() if p.is_floating_point()), torch.float32)
         self.inputs: Inputs = tree_map_only(Tensor, _double, groups.inputs)
         self.flat = [t for t in tree_flatten(self.inputs)[0] if isinstance(t, Tensor)]
@@ -50,70 +56,85 @@ class Verifier:
     def prove(self, slim: nn.Module, keep: Keep) -> Proof:
         """Compare `slim`, which keeps the units of `keep`, with its references."""
         exact = {name: kept for name, kept in keep.items() if self.groups[name].proof == "exact"}
-        replayed = self.replay(keep)
-        slim_out = self._forward(self._slim(slim, keep))
-        masked = None
+        others = {name: kept for name, kept in keep.items() if name not in exact}
+        cut = self._cut(keep)
+        replayed = self._replay(keep, cut)
+        slim_out = self._forward(self._dressed(slim, cut))
+        del cut
+        zeroed = {name: self._copy(t) for name, t in self.tensors.items()} if keep else {}
+        masked = statistics = None
         if exact:
-            reference = replayed if len(exact) == len(keep) else self.replay(exact)
-            masked = error(self._forward(self.masked(exact)), reference)
-        statistics = None
-        if len(exact) < len(keep):
-            zeroed = self._zeroed(keep)
-            statistics = error(
-                interpret(self.solution.recording, zeroed, self.flat, self.solution.keep(keep)), replayed
-            )
+            reference = self._replay(exact, self._cut(exact)) if others else replayed
+            self._zero(zeroed, exact)
+            masked = error(self._forward(self._dressed(self.groups.model, zeroed)), reference)
+        if others:
+            self._zero(zeroed, others)
+            with plain_kernels(), Promote(self.dtype):
+                seen = interpret(self.solution.recording, zeroed, self.flat, self.solution.keep(keep))
+            statistics = error(seen, replayed)
         return Proof(masked, error(slim_out, replayed), statistics, TOLERANCE, "float64")
 
-    def replay(self, keep: Keep) -> list[Tensor]:
+    def _replay(self, keep: Keep, cut: Mapping[str, Tensor]) -> list[Tensor]:
         """The recording on cut tensors."""
-        kept = self.solution.kept(keep)
-        tensors = {name: cut_tensor(t, kept[name]) if name in kept else t for name, t in self.tensors.items()}
         counts = self.solution.counts({name: len(k) for name, k in keep.items()})
-        with plain_kernels():
-            return replay(self.solution.recording, tensors, self.flat, counts)
+        with plain_kernels(), Promote(self.dtype):
+            return replay(self.solution.recording, cut, self.flat, counts)
 
-    def masked(self, keep: Keep) -> nn.Module:
-        """A copy of the model, in float64, whose removed entries are zero."""
-        return self._dressed(self.groups.model, self._zeroed(keep))
-
-    def _slim(self, slim: nn.Module, keep: Keep) -> nn.Module:
+    def _cut(self, keep: Keep) -> dict[str, Tensor]:
+        """All tensors, with kept entries only."""
         kept = self.solution.kept(keep)
-        return self._dressed(
-            slim, {name: cut_tensor(t, kept[name]) if name in kept else t for name, t in self.tensors.items()}
-        )
+        parts = {name: cut_tensor(t, kept[name]) if name in kept else t for name, t in self.tensors.items()}
+        return {name: _double(t) for name, t in parts.items()} if self.whole else parts
+
+    def _copy(self, tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        return tensor.to(torch.float64 if self.whole else tensor.dtype, copy=True)
 
     def _dressed(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
         own = named_tensors(model)
         return rebuild(model, {name: like(t, tensors[name]) for name, (_, t) in own.items() if name in tensors})
 
-    def _zeroed(self, keep: Keep) -> dict[str, Tensor]:
-        """All tensors, with producers and consumers of removed units zero."""
-        result = dict(self.tensors)
+    def _zero(self, tensors: Mapping[str, Tensor], keep: Keep) -> None:
+        """Make producers and consumers of removed units zero, in place: fresh memory costs more than the product."""
         for name, kept in keep.items():
             group: Group = self.groups[name]
             stays = torch.zeros(group.units, dtype=torch.float64).index_fill_(0, kept.cpu(), 1.0)
             for member in group.members:
-                tensor = result[member.name]
+                tensor = tensors[member.name]
                 if tensor.is_floating_point() and not member.name.endswith("running_var"):
-                    result[member.name] = tensor * member.expand(stays.to(tensor.device)).to(tensor.dtype)
-        return result
+                    tensor.mul_(member.expand(stays.to(tensor.device)).to(tensor.dtype))
 
     def _forward(self, model: nn.Module) -> list[Tensor]:
         args, kwargs = self.inputs
-        with undisturbed(model), torch.no_grad(), plain_kernels(), _default_double(), Promote(self.dtype):
+        cast = contextlib.nullcontext() if self.whole else CastArguments()
+        with undisturbed(model), torch.no_grad(), plain_kernels(), _default_double(), Promote(self.dtype), cast:
             return tensors_of(model(*args, **kwargs))
 
 
 def redrawn(name: str, tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """The tensor in float64, with noise added where all its entries are equal (fresh norms, zero-initialised ones)."""
+    """The tensor, with noise added where all its entries are equal (fresh norms, zero-initialised layers)."""
     if not tensor.is_floating_point():
         return tensor
-    wide = tensor.double()
-    start = wide.reshape(-1)[:16]
-    if tensor.numel() < 2 or bool((start != start[0]).any()) or bool((wide != start[0]).any()):
-        return wide
-    noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(wide.device)
-    return wide + (0.3 * noise.abs() if name.endswith("running_var") else 0.1 * noise)
+    start = tensor.reshape(-1)[:16]
+    if tensor.numel() < 2 or bool((start != start[0]).any()) or bool((tensor != start[0]).any()):
+        return tensor
+    noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor)
+    return tensor + (0.3 * noise.abs() if name.endswith("running_var") else 0.1 * noise)
+
+
+def fits(tensors: Iterable[Tensor]) -> bool:
+    """Whether three copies of the tensors in float64 (full, masked, cut) take less than half of the free memory."""
+    tensors = list(tensors)
+    need = 24 * sum(t.numel() for t in tensors if t.is_floating_point())
+    device = next((t.device for t in tensors if t.device.type == "cuda"), None)
+    if device is not None:
+        free = torch.cuda.mem_get_info(device)[0]
+    elif "SC_AVPHYS_PAGES" in os.sysconf_names:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    else:  # systems that do not tell
+        return True
+    return need < free / 2
 
 
 def error(ours: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
@@ -137,7 +158,7 @@ def error(ours: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
 
 
 class Promote(TorchDispatchMode):
-    """Lets code that asks for a lower precision by name compute in float64."""
+    """Computes in float64: every operator reads its tensors in it, and code that names another precision gets it."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
@@ -149,9 +170,22 @@ class Promote(TorchDispatchMode):
     def _lift(self, value: Any) -> Any:
         if isinstance(value, torch.dtype):
             return DTYPES.get(value, value)
+        if isinstance(value, Tensor):
+            return _double(value)
+        if type(value) in (list, tuple):
+            return type(value)(map(self._lift, value))
         if isinstance(value, float) and value == torch.finfo(torch.float64).eps:
             return self.epsilon  # a norm without a stated epsilon takes its dtype's
         return value
+
+
+class CastArguments(TorchFunctionMode):
+    """Casts the tensors that functions are called with to float64; some compare types before any operator runs."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") == "__get__":  # a question about the tensor itself
+            return func(*args, **(kwargs or {}))
+        return func(*tree_map_only(Tensor, _double, args), **tree_map_only(Tensor, _double, kwargs or {}))
 
 
 @contextlib.contextmanager

@@ -132,7 +132,7 @@ class ResNet(nn.Module):
     linear layer start from He's normal initialisation.
     """
 
-    def __init__(  # noqa: PLR0917 - the networks' constructors are the only callers
+    def __init__(
         self,
         block: type[BasicBlock | Bottleneck],
         blocks: tuple[int, ...],

@@ -104,8 +104,8 @@ def test_rotate_half_keeps_pairs_together() -> None:
     groups = secateur.groups(*network("Rotary"), heads="inner")
     pairs = next(g for g in groups if any(m.name == "q.weight" for m in g.members))
     own = next(m for m in pairs.members if m.name == "q.weight")
-    assert pairs.units == 2
-    assert own.labels.tolist() == [0, 1, 0, 1] * 6
+    assert pairs.units == 4
+    assert own.labels.tolist() == [0, 1, 2, 3] * 12
     assert "cos[1]" in roles(pairs)
 
 

@@ -114,7 +114,7 @@ def test_examples_of_every_kind() -> None:
         slim = secateur.slim(groups, secateur.plan(groups, budget="50% macs", round_to=1))
         assert secateur.record(slim).proof.holds
     assert normalise({"x": x}) == ((), {"x": x})
-    with pytest.raises(InputError, match="Got int instead"):
+    with pytest.raises(InputError, match=r"Got int instead"):
         normalise(3)
 
 

@@ -180,12 +180,12 @@ class Rotary(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.heads, self.head_dim = 6, 4
-        self.q, self.k, self.v = (nn.Linear(7, 24, bias=False) for _ in range(3))
-        angle = torch.arange(5.0)[:, None] * (0.5 ** torch.arange(2.0))
+        self.heads, self.head_dim = 6, 8
+        self.q, self.k, self.v = (nn.Linear(7, 48, bias=False) for _ in range(3))
+        angle = torch.arange(5.0)[:, None] * (0.5 ** torch.arange(4.0))
         self.register_buffer("cos", torch.cat([angle, angle], -1).cos())
         self.register_buffer("sin", torch.cat([angle, angle], -1).sin())
-        self.out, self.head = nn.Linear(24, 16), nn.Linear(16, 5)
+        self.out, self.head = nn.Linear(48, 16), nn.Linear(16, 5)
 
     def rotate(self, x: Tensor) -> Tensor:
         half = x.shape[-1] // 2
@@ -331,7 +331,7 @@ class GroupNormed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv, self.norm = nn.Conv2d(3, 24, 3, padding=1), nn.GroupNorm(4, 24)
-        self.up, self.rms = nn.Conv2d(24, 20, 1), nn.RMSNorm(20)
+        self.up, self.rms = nn.Conv2d(24, 20, 1), nn.RMSNorm(20, eps=1e-6)
         self.fc = nn.Linear(20, 5)
 
     def forward(self, x: Tensor) -> Tensor:

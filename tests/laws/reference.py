@@ -46,7 +46,9 @@ def redraw(model: nn.Module, seed: int = 0) -> nn.Module:
     return model.eval()
 
 
-def random_keep(groups: Groups, *, seed: int = 0, share: float = 0.5, only: Callable[[Group], bool] | None = None) -> Keep:
+def random_keep(
+    groups: Groups, *, seed: int = 0, share: float = 0.5, only: Callable[[Group], bool] | None = None
+) -> Keep:
     """Random kept units: about `share` of every group that `only` allows, the others whole, feasible together."""
     draw = torch.Generator().manual_seed(seed)
     wanted = {g.name: round(g.units * share) if only is None or only(g) else g.units for g in groups}
@@ -66,7 +68,9 @@ def exact(group: Group) -> bool:
 
 def outputs(model: nn.Module, inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> list[Tensor]:
     """Every tensor that the model returns, in float64."""
-    args, kwargs = ({k: _wide(v) for k, v in part.items()} if isinstance(part, dict) else tuple(map(_wide, part)) for part in inputs)
+    args, kwargs = (
+        {k: _wide(v) for k, v in part.items()} if isinstance(part, dict) else tuple(map(_wide, part)) for part in inputs
+    )
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
@@ -150,7 +154,7 @@ def kept_lines(groups: Groups, model: nn.Module, keep: Keep) -> dict[int, Tensor
 
 @contextmanager
 def kept_norms(lines: Mapping[int, Tensor]) -> Iterator[None]:
-    """While the block runs, layer, RMS and group norms compute their statistics over the kept entries of their weight."""
+    """While the block runs, layer, RMS and group norms see the kept entries of their weight only."""
     layer, group, rms = F.layer_norm, F.group_norm, F.rms_norm
 
     def layer_norm(x: Tensor, shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
@@ -226,7 +230,9 @@ def macs_of(model: nn.Module, inputs: tuple[tuple[Any, ...], dict[str, Any]]) ->
     return counter.get_total_flops() // 2
 
 
-def check_laws(model: nn.Module, example: Any, *, seed: int = 0, share: float = 0.5, **how: Any) -> tuple[Groups, nn.Module]:
+def check_laws(
+    model: nn.Module, example: Any, *, seed: int = 0, share: float = 0.5, **how: Any
+) -> tuple[Groups, nn.Module]:
     """Every law of one model and one random plan; returns its groups and the slim module."""
     redraw(model, seed)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -16,15 +16,15 @@ from laws.reference import difference, masked_outputs, outputs, permuted, random
 from torch import Tensor, nn
 
 import secateur
-from secateur.errors import SecateurError
+from secateur.errors import BudgetError
 
 
 class Step(nn.Module):
-    """One step of a random network: `kind` and a number choose what it does; it maps `[n, c, ...]` to `[n, out, ...]`."""
+    """One step of a random network: `kind` and a number choose what it does to `[n, c, ...]`."""
 
     def __init__(self, kind: str, width: int, choice: int) -> None:
         super().__init__()
-        self.kind, self.width, self.choice = kind, width, choice
+        self.kind, self._choice = kind, choice  # a bare number might be taken for a size
         self.out = width
         getattr(self, f"make_{kind}")(width, choice)
 
@@ -89,13 +89,13 @@ class Step(nn.Module):
 
     def run_concat(self, x: Tensor) -> Tensor:
         parts = [x, self.a(x)]
-        return torch.cat(parts[:: -1 if self.choice % 2 else 1], 1)
+        return torch.cat(parts[:: -1 if self._choice % 2 else 1], 1)
 
     def make_chunk(self, c: int, choice: int) -> None:
         self.a = nn.Conv2d(c // 2, c // 2, 3, padding=1)
 
     def run_chunk(self, x: Tensor) -> Tensor:
-        left, right = x.chunk(2, 1) if self.choice % 2 else x.split(x.shape[1] // 2, 1)
+        left, right = x.chunk(2, 1) if self._choice % 2 else x.split(x.shape[1] // 2, 1)
         return torch.cat([left, F.relu(self.a(right))], 1)
 
     def make_gate(self, c: int, choice: int) -> None:
@@ -118,7 +118,7 @@ class Step(nn.Module):
 
     def run_shuffle(self, x: Tensor) -> Tensor:
         n, c, h, w = x.shape
-        if self.choice % 3 == 0:
+        if self._choice % 3 == 0:
             return torch.channel_shuffle(x, self.groups)
         return x.view(n, self.groups, c // self.groups, h, w).transpose(1, 2).reshape(n, c, h, w)
 
@@ -171,11 +171,11 @@ class Step(nn.Module):
     def run_attention(self, x: Tensor) -> Tensor:
         n, _, length = x.shape
         packed = self.qkv(x.transpose(1, 2))
-        if self.choice % 3:
+        if self._choice % 3:
             q, k, v = packed.view(n, length, 3, self.heads, self.size).permute(2, 0, 3, 1, 4)
         else:
             q, k, v = (t.view(n, length, self.heads, self.size).transpose(1, 2) for t in packed.chunk(3, -1))
-        if self.choice % 2:
+        if self._choice % 2:
             y = F.scaled_dot_product_attention(q, k, v, scale=0.5)
         else:
             y = (q @ k.transpose(-1, -2) * 0.5).softmax(-1) @ v
@@ -286,11 +286,13 @@ def test_a_budget_is_met_or_refused_in_words(steps: list[tuple[str, int]], share
     model = redraw(Network(steps, flatten=False))
     tell("\n".join(model.spec))
     groups = secateur.groups(model, torch.randn(1, 3, 3, 3))
-    try:
-        plan = secateur.plan(groups, budget=f"{100 * share:.4g}% params", round_to=1)
-    except SecateurError as error:
-        assert "cannot be reached" in str(error)
+    least = groups.cost(groups.balance(dict.fromkeys((g.name for g in groups), 1))).params
+    budget = f"{100 * share:.4g}% params"
+    if share * groups.cost().params < least:
+        with pytest.raises(BudgetError, match="cannot be reached"):
+            secateur.plan(groups, budget=budget, round_to=1, minimum=1)
         return
+    plan = secateur.plan(groups, budget=budget, round_to=1, minimum=1)
     slim = secateur.slim(groups, plan)
     assert sum(p.numel() for p in slim.parameters()) == plan.reached.params <= 1.01 * share * plan.dense.params
     assert secateur.record(slim).proof is None or secateur.record(slim).proof.holds

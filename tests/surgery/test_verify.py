@@ -29,13 +29,6 @@ def vit() -> nn.Module:
     return torchvision.models.VisionTransformer(16, 4, 1, 4, 32, 48, num_classes=7)
 
 
-CONTROLS: dict[str, tuple[Callable[[], nn.Module], int]] = {
-    "vgg11": (lambda: small_vgg(), 32),
-    "shufflenet": (lambda: torchvision.models.ShuffleNetV2([1, 1, 1], [8, 16, 24, 32, 40], num_classes=7), 32),
-    "vit": (vit, 16),
-}
-
-
 def small_vgg() -> nn.Module:
     """VGG11 with an eighth of its channels; its classifier still reads a flattened 7 x 7 map."""
     layers: list[nn.Module] = []
@@ -48,6 +41,13 @@ def small_vgg() -> nn.Module:
             layers.append(nn.MaxPool2d(2))
     head = nn.Sequential(nn.Linear(64 * 4, 48), nn.ReLU(), nn.Linear(48, 7))
     return nn.Sequential(*layers, nn.Flatten(), head)
+
+
+CONTROLS: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "vgg11": (small_vgg, 32),
+    "shufflenet": (lambda: torchvision.models.ShuffleNetV2([1, 1, 1], [8, 16, 24, 32, 40], num_classes=7), 32),
+    "vit": (vit, 16),
+}
 
 
 def traced(name: str) -> Groups:
@@ -191,7 +191,7 @@ def test_a_random_forward_cannot_be_proven() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.b(self.a(x) + torch.rand(1))
 
-    with pytest.raises(ProofError, match="Nothing can be proven about Noisy.*Is its forward random"):
+    with pytest.raises(ProofError, match=r"Nothing can be proven about Noisy.*Is its forward random"):
         secateur.prune(Noisy(), torch.randn(3, 6), budget="60% macs")
 
 
@@ -209,6 +209,14 @@ def test_half_precision_models_are_proven_in_float64() -> None:
         slim = secateur.slim(groups, random_plan(groups))
         assert secateur.record(slim).proof.dtype == "float64"
         assert slim.stem.weight.dtype == dtype
+
+
+def test_a_norm_that_takes_its_epsilon_from_the_precision_is_proven() -> None:
+    """`nn.RMSNorm` without an epsilon uses that of its numbers, which is another in float64."""
+    model = nn.Sequential(nn.Linear(6, 20), nn.RMSNorm(20), nn.Linear(20, 5))
+    slim = secateur.prune(redraw(model), torch.randn(2, 6), budget="60% macs", round_to=1)
+    assert secateur.record(slim).proof.holds
+    assert slim[1].eps is None
 
 
 def test_a_proof_with_a_nan_does_not_hold() -> None:

@@ -1,0 +1,248 @@
+"""Time and peak memory of pruning half of the channels: Secateur, without and with its proof, beside Torch-Pruning.
+
+    python benchmarks/surgery.py --models resnet18 resnet50 --repeats 3
+
+Each measurement is a fresh process with the same number of threads, the same random weights and the same example.
+Timed is everything from the built model to the smaller one: tracing, grouping, scoring, planning, cutting, and the
+proof where there is one; not imports, nor building the model. *Cold* is the first call of a process, *warm* the
+second, on a freshly built model. Memory is the growth of the process's peak over its level once the model is built.
+The tools take turns within a repeat, so that a busy machine slows all of them; medians are over the repeats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from secateur.files import atomic_write
+
+MODELS = (
+    "alexnet convnext_tiny densenet121 efficientnet_b0 googlenet inception_v3 mobilenet_v2 mobilenet_v3_small "
+    "regnet_y_400mf resnet18 resnet50 resnet152 resnext50_32x4d squeezenet1_0 vgg16_bn vit_b_16"
+).split()
+OURS, PROVEN, THEIRS = "secateur", "secateur, proven", "torch-pruning"
+TOOLS = (OURS, PROVEN, THEIRS)
+OUT = Path(__file__).parents[1] / "results" / "benchmarks" / "surgery.json"
+
+Cut = Callable[[Any, Any], Any]
+Sample = dict[str, Any]
+
+
+# One measurement, in a process of its own
+
+
+def build(name: str) -> tuple[Any, Any]:
+    """A torchvision model with random weights, in evaluation mode, and an example input."""
+    import torch
+    import torchvision
+
+    torch.manual_seed(0)
+    side_heads = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    model = torchvision.models.get_model(name, weights=None, **side_heads).eval()
+    size = 299 if name == "inception_v3" else 224
+    return model, torch.randn(1, 3, size, size)
+
+
+def secateur_cut(verify: bool) -> Cut:
+    """Half of every group's units, by group magnitude."""
+    from secateur import groups, plan, slim
+
+    def cut(model: Any, example: Any) -> Any:
+        found = groups(model, example)
+        return slim(found, plan(found, budget="50% channels", allocation="uniform", round_to=1), verify=verify)
+
+    return cut
+
+
+def torch_pruning_cut() -> Cut:
+    """Half of every layer's channels, by group magnitude; classifier kept and heads declared as its guide asks."""
+    import torch_pruning
+    from torch import nn
+
+    def cut(model: Any, example: Any) -> Any:
+        layers = list(model.modules())
+        pruner = torch_pruning.pruner.BasePruner(
+            model,
+            example,
+            importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
+            pruning_ratio=0.5,
+            ignored_layers=[m for m in layers if getattr(m, "out_features", getattr(m, "out_channels", 0)) == 1000],
+            num_heads={m: m.num_heads for m in layers if isinstance(m, nn.MultiheadAttention)},
+        )
+        pruner.step()
+        if hasattr(model, "conv_proj"):  # the vision transformer reads its width from an attribute
+            model.hidden_dim = model.conv_proj.out_channels
+        return model
+
+    return cut
+
+
+def measure(name: str, tool: str, threads: int) -> Sample:
+    """Seconds and peak memory of one tool on one model, and what is left of the parameters."""
+    import torch
+
+    torch.set_num_threads(threads)
+    cut = torch_pruning_cut() if tool == THEIRS else secateur_cut(verify=tool == PROVEN)
+    model, example = build(name)
+    before = sum(p.numel() for p in model.parameters())
+    level = peak()
+    small, cold, cold_cpu = timed(cut, model, example)
+    grown = peak() - level
+    after = sum(p.numel() for p in small.parameters())
+    with torch.no_grad():
+        small.eval()(example)
+    del model, small
+    gc.collect()
+    _, warm, warm_cpu = timed(cut, *build(name))
+    return {
+        "cold": cold, "cold_cpu": cold_cpu, "warm": warm, "warm_cpu": warm_cpu,
+        "memory": grown, "kept": after / before,
+    }  # fmt: skip
+
+
+def timed(cut: Cut, model: Any, example: Any) -> tuple[Any, float, float]:
+    """The smaller model, and the wall-clock and processor seconds it took."""
+    wall, processor = time.perf_counter(), time.process_time()
+    small = cut(model, example)
+    return small, time.perf_counter() - wall, time.process_time() - processor
+
+
+def peak() -> int:
+    """The largest resident size that this process ever had, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+# All of them
+
+
+def child(name: str, tool: str, threads: int) -> Sample:
+    """The measurement of a fresh process; raises `RuntimeError` with its last words where it fails."""
+    command = [sys.executable, __file__, "--threads", str(threads), "--one", name, tool]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise RuntimeError((done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1])
+    sample: Sample = json.loads(done.stdout)
+    return sample
+
+
+def compare(name: str, repeats: int, threads: int) -> dict[str, Any]:
+    """Medians of every tool on one model with all samples, or the error of the tool that cannot do it."""
+    samples: dict[str, list[Sample]] = {tool: [] for tool in TOOLS}
+    for _ in range(repeats):
+        for tool in TOOLS:
+            try:
+                samples[tool].append(child(name, tool, threads))
+            except RuntimeError as error:
+                return {"model": name, "failed": tool, "error": str(error)}
+    medians = {
+        tool: {key: statistics.median(s[key] for s in taken) for key in taken[0]} for tool, taken in samples.items()
+    }
+    return {"model": name, "median": medians, "samples": samples}
+
+
+def ratio(row: Mapping[str, Any], tool: str, key: str) -> float:
+    """Ours divided by theirs: below 1 is better than Torch-Pruning."""
+    median = row["median"]
+    return float(median[tool][key] / max(median[THEIRS][key], 1e-9))
+
+
+def means(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """The geometric means of the ratios over the models that every tool could do."""
+    done = [row for row in rows if "median" in row]
+    keys = ("cold", "warm", "cold_cpu", "warm_cpu", "memory")
+    return {
+        tool: {key: statistics.geometric_mean(ratio(row, tool, key) for row in done) for key in keys}
+        for tool in (OURS, PROVEN)
+        if done
+    }
+
+
+HEAD = (
+    f"{'':18}{'seconds, first call':^27}{'ours / theirs':^16}{'seconds, second':^27}{'ours / theirs':^16}"
+    f"{'peak memory, MB':^24}{'parameters kept':^16}\n"
+    f"{'model':18}" + f"{'theirs':>9}{'ours':>9}{'proven':>9}{'cut':>8}{'proven':>8}" * 2
+    + f"{'theirs':>8}{'ours':>8}{'proven':>8}{'theirs':>8}{'ours':>8}"
+)  # fmt: skip
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """One row of the table."""
+    if "error" in row:
+        return f"{row['model']:18}{row['failed']} cannot do it: {row['error'][:120]}"
+    median, text = row["median"], f"{row['model']:18}"
+    for key in ("cold", "warm"):
+        text += "".join(f"{median[tool][key]:9.2f}" for tool in (THEIRS, OURS, PROVEN))
+        text += "".join(f"{ratio(row, tool, key):8.2f}" for tool in (OURS, PROVEN))
+    text += "".join(f"{median[tool]['memory'] / 1e6:8.0f}" for tool in (THEIRS, OURS, PROVEN))
+    return text + "".join(f"{median[tool]['kept']:8.1%}" for tool in (THEIRS, OURS))
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The geometric means in words."""
+    named = {"cold": "first call", "warm": "second call", "cold_cpu": "first call, processor time", "memory": "memory"}
+    lines = [f"Geometric means of ours / theirs over {sum('median' in row for row in rows)} models:"]
+    for tool, mean in means(rows).items():
+        lines.append(f"  {tool:18}" + ", ".join(f"{text} {mean[key]:.2f}" for key, text in named.items()))
+    return "\n".join(lines)
+
+
+def circumstances(threads: int, repeats: int) -> dict[str, Any]:
+    """What the numbers depend on: versions, processor, threads, load."""
+    packages = ("secateur", "torch", "torchvision", "torch-pruning", "numpy")
+    cpu = platform.processor()
+    with contextlib.suppress(OSError, IndexError):
+        found = [text for text in Path("/proc/cpuinfo").read_text().splitlines() if text.startswith("model name")]
+        cpu = found[0].partition(":")[2].strip()
+    return {
+        "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "cpu": cpu, "cores": os.cpu_count(), "threads": threads, "repeats": repeats, "load": os.getloadavg(),
+    }  # fmt: skip
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", default=list(MODELS), help="names of torchvision models")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=OUT, help="the JSON file that is written")
+    parser.add_argument("--one", nargs=2, metavar=("MODEL", "TOOL"), help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    asked = arguments()
+    if asked.one:
+        with contextlib.redirect_stdout(sys.stderr):
+            sample = measure(*asked.one, asked.threads)
+        print(json.dumps(sample))
+        return
+    facts = circumstances(asked.threads, asked.repeats)
+    print(HEAD)
+    rows = []
+    for name in asked.models:
+        rows.append(compare(name, asked.repeats, asked.threads))
+        print(line(rows[-1]), flush=True)
+    print(summary(rows))
+    with atomic_write(asked.out) as partial:
+        partial.write_text(json.dumps({**facts, "means": means(rows), "models": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
