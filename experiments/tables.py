@@ -84,8 +84,8 @@ def surgery() -> str:
     versions = result["versions"]
     return table(head, rows) + (
         f"\n\nFrom tracing to the cut model in a fresh process, {result['threads']} CPU threads, medians of "
-        f"{result['repeats']} taken in turn; ratios below 1 are in favour of Secateur. Torch-Pruning {versions['torch-pruning']}, "
-        f"torch {versions['torch'].partition('+')[0]}; `python benchmarks/surgery.py`."
+        f"{result['repeats']} taken in turn; ratios below 1 are in favour of Secateur. Torch-Pruning "
+        f"{versions['torch-pruning']}, torch {versions['torch'].partition('+')[0]}; `python benchmarks/surgery.py`."
     )
 
 
