@@ -230,7 +230,8 @@ def main() -> None:
     asked = arguments()
     if asked.one:
         with contextlib.redirect_stdout(sys.stderr):
-            sample = measure(*asked.one, asked.threads)
+            name, tool = asked.one
+            sample = measure(name, tool, asked.threads)
         print(json.dumps(sample))
         return
     facts = circumstances(asked.threads, asked.repeats)

@@ -42,12 +42,13 @@ def rebuild(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
             replacement = like(tensor, tensor.detach().clone())
         memo[id(tensor)] = replacement
     try:
-        return _copied(model, memo)
+        result: nn.Module = _copied(model, memo)
     except Exception as error:
         raise InputError(
             f"The model ({type(model).__name__}) cannot be copied: {type(error).__name__}: {error}. "
             f"Pruning works on a copy so that the model stays whole; make copy.deepcopy(model) work."
         ) from error
+    return result
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
@@ -60,20 +61,24 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
     kind = type(value)
     if kind in UNCHANGING:
         return value
-    if kind in (dict, OrderedDict):
-        memo[id(value)] = result = kind()
+    if kind is tuple and all(type(item) in UNCHANGING for item in value):
+        return value
+    if isinstance(value, dict) and kind in (dict, OrderedDict):
+        result: dict[Any, Any] = kind()
+        memo[id(value)] = result
         for key, item in value.items():
             result[_copied(key, memo)] = _copied(item, memo)
         return result
-    if not isinstance(value, nn.Module) or not _ordinary(kind):
+    if not isinstance(value, nn.Module) or not _ordinary(kind):  # type: ignore[arg-type] # classes are hashable
         return copy.deepcopy(value, memo)
     state = value.__getstate__() if hasattr(value, "__getstate__") else value.__dict__
-    memo[id(value)] = module = kind.__new__(kind)
+    module = object.__new__(kind)
+    memo[id(value)] = module
     module.__setstate__({name: _copied(item, memo) for name, item in state.items()})
     return module
 
 
-UNCHANGING = (bool, int, float, str, NoneType, FunctionType, type, torch.dtype, torch.device)
+UNCHANGING = frozenset((bool, int, float, str, NoneType, FunctionType, type, torch.dtype, torch.device))
 
 
 @cache

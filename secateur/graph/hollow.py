@@ -28,7 +28,7 @@ class Hollow(Tensor):
     def __new__(
         cls, shape: Shape, stride: Shape, dtype: torch.dtype, device: torch.device, requires_grad: bool = False
     ) -> Hollow:
-        made: Hollow = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made: Hollow = Tensor._make_wrapper_subclass(
             cls, shape, strides=stride, dtype=dtype, device=device, requires_grad=requires_grad
         )
         return made
@@ -36,7 +36,9 @@ class Hollow(Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override] # torch's stub leaves `func` out
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         return run(func, args, kwargs or {})
 
 
@@ -50,7 +52,7 @@ def hollow_like(tensor: Tensor, shape: Shape) -> Hollow:
     """A tensor of another shape without data: a parameter where `tensor` is one."""
     made = Hollow(shape, _strides(shape), tensor.dtype, tensor.device, tensor.requires_grad)
     if isinstance(tensor, torch.nn.Parameter):
-        made._is_param = True  # type: ignore[attr-defined] # what isinstance(made, nn.Parameter) asks for
+        made._is_param = True  # what isinstance(made, nn.Parameter) asks for
     return made
 
 
@@ -155,6 +157,17 @@ def _usual(tensor: Any) -> bool:
     return isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.is_contiguous()
 
 
+def _channels_last(tensor: Any) -> bool:
+    """Whether an image lies in memory pixel by pixel, and no other way."""
+    dense = isinstance(tensor, Tensor) and tensor.dim() == 4 and not tensor.is_contiguous()
+    return dense and tensor.is_floating_point() and tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+def _last(like: Tensor, shape: Shape) -> Hollow:
+    _, c, h, w = shape
+    return Hollow(shape, (c * h * w, 1, c * w, c), like.dtype, like.device)
+
+
 def _vector(tensor: Any, like: Tensor, length: int) -> bool:
     return tensor is None or (tensor.shape == (length,) and _like(tensor, like))
 
@@ -180,7 +193,7 @@ def _pointwise(x: Any, *others: Any) -> Any:
 def _permuted_pointwise(x: Any, *others: Any) -> Any:
     """Of one tensor, channels last: its strides stay."""
     alone = not any(isinstance(other, Tensor | complex) for other in others)
-    if alone and x.is_floating_point() and x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+    if alone and _channels_last(x):
         return Hollow(x.shape, x.stride(), x.dtype, x.device)
     return None
 
@@ -227,7 +240,9 @@ def _convolution(
     _: Shape,
     groups: int,
 ) -> Any:
-    if transposed or not (_usual(x) and _usual(weight) and x.dim() == weight.dim() and _like(weight, x)):
+    last = [_channels_last(t) for t in (x, weight)]  # either makes the result so
+    usual = (_usual(x) or last[0]) and (_usual(weight) or last[1])
+    if transposed or not (usual and x.dim() == weight.dim() and _like(weight, x)):
         return None
     if x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups or not _vector(bias, x, weight.shape[0]):
         return None
@@ -237,7 +252,9 @@ def _convolution(
     ):
         step, pad, spread = axis
         shape.append((n + 2 * pad - spread * (k - 1) - 1) // step + 1)
-    return _new(x, shape) if min(shape) > 0 else None
+    if min(shape) <= 0:
+        return None
+    return _last(x, shape) if any(last) else _new(x, shape)
 
 
 def _each(values: Shape, axes: int) -> Shape:

@@ -27,6 +27,7 @@ from secateur.errors import ProofError
 from secateur.graph.cutting import cut_tensor, like, rebuild
 from secateur.graph.trace import Inputs, named_tensors, plain_kernels, tensors_of, undisturbed
 from secateur.graph.units import Group, Groups
+from secateur.surgery.depthwise import depthwise, is_depthwise
 from secateur.surgery.record import Proof
 from secateur.surgery.replay import DTYPES, interpret, replay
 
@@ -164,8 +165,15 @@ class Promote(TorchDispatchMode):
         super().__init__()
         self.epsilon = torch.finfo(dtype).eps
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else the first call imports torch's compiler
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return func(*map(self._lift, args), **{name: self._lift(value) for name, value in (kwargs or {}).items()})
+        lifted = [self._lift(value) for value in args]
+        if is_depthwise(func, lifted):
+            return depthwise(*lifted[:6])
+        return func(*lifted, **{name: self._lift(value) for name, value in (kwargs or {}).items()})
 
     def _lift(self, value: Any) -> Any:
         if isinstance(value, torch.dtype):
