@@ -28,19 +28,24 @@ def cut_tensor(tensor: Tensor, kept: Mapping[int, Tensor]) -> Tensor:
 
 def like(original: Tensor, data: Tensor) -> Tensor:
     """`data` wrapped as the original was: a parameter with the same `requires_grad`, or a plain tensor."""
-    if isinstance(original, nn.Parameter):
+    if isinstance(original, nn.Parameter) and not isinstance(data, nn.Parameter):
         return nn.Parameter(data, requires_grad=original.requires_grad)
     return data
 
 
 def rebuild(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     """A deep copy of `model` with some of its tensors replaced, by name; all others are copied; ties stay tied."""
+    return rebuilt(model, tensors)[0]
+
+
+def rebuilt(model: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor]]:
+    """What `rebuild` gives, and all tensors of the copy by name."""
+    fresh: dict[str, Tensor] = {}
     memo: dict[int, Any] = {}
     for name, (_, tensor) in named_tensors(model).items():
         replacement = tensors.get(name)
-        if replacement is None:
-            replacement = like(tensor, tensor.detach().clone())
-        memo[id(tensor)] = replacement
+        fresh[name] = like(tensor, tensor.detach().clone() if replacement is None else replacement)
+        memo[id(tensor)] = fresh[name]
     try:
         result: nn.Module = _copied(model, memo)
     except Exception as error:
@@ -48,7 +53,7 @@ def rebuild(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
             f"The model ({type(model).__name__}) cannot be copied: {type(error).__name__}: {error}. "
             f"Pruning works on a copy so that the model stays whole; make copy.deepcopy(model) work."
         ) from error
-    return result
+    return result, fresh
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
@@ -56,25 +61,28 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
 
     Classes that say themselves how to be copied are left to it.
     """
-    if id(value) in memo:
-        return memo[id(value)]
     kind = type(value)
     if kind in UNCHANGING:
         return value
+    if id(value) in memo:
+        return memo[id(value)]
     if kind is tuple and all(type(item) in UNCHANGING for item in value):
         return value
-    if isinstance(value, dict) and kind in (dict, OrderedDict):
+    if kind is set and not value:
+        return set()
+    if kind is dict or kind is OrderedDict:
         result: dict[Any, Any] = kind()
         memo[id(value)] = result
         for key, item in value.items():
-            result[_copied(key, memo)] = _copied(item, memo)
+            result[_copied(key, memo)] = item if type(item) in UNCHANGING else _copied(item, memo)
         return result
     if not isinstance(value, nn.Module) or not _ordinary(kind):  # type: ignore[arg-type] # classes are hashable
         return copy.deepcopy(value, memo)
     state = value.__getstate__() if hasattr(value, "__getstate__") else value.__dict__
     module = object.__new__(kind)
     memo[id(value)] = module
-    module.__setstate__({name: _copied(item, memo) for name, item in state.items()})
+    copied = {name: item if type(item) in UNCHANGING else _copied(item, memo) for name, item in state.items()}
+    module.__setstate__(copied)
     return module
 
 

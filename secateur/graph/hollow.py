@@ -33,6 +33,9 @@ class Hollow(Tensor):
         )
         return made
 
+    def __repr__(self) -> str:  # type: ignore[override]
+        return f"Hollow({tuple(self.shape)}, {self.dtype}, {self.device})"
+
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod

@@ -18,10 +18,9 @@ ATTRIBUTE = "secateur_record"
 class Proof:
     """How a cut was proven: the largest relative difference of each comparison, over all outputs on the example.
 
-    `masked`: the slim module against the model whose removed entries are zero (groups of exact proof). `replayed`: the
-    slim module against the recording run on cut tensors. `statistics`: the recording on cut tensors against the
-    recording on masked ones whose norms, softmax and means see kept entries only; None where no group needs it. `dtype`
-    is the arithmetic used.
+    `replayed`: the slim module against the recording run on cut tensors. That recording against the model whose removed
+    entries are zero: `masked` where all groups cut are of exact proof; else `statistics`, with norms, softmax and means
+    over kept entries only. `dtype` is the arithmetic used.
     """
 
     masked: float | None

@@ -8,6 +8,7 @@ softmax and other statistics see the kept entries only.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -43,31 +44,16 @@ def interpret(
     recording: Recording, tensors: Mapping[str, Tensor], inputs: Sequence[Tensor], keep: Mapping[Atom, Any]
 ) -> list[Tensor]:
     """What the recorded run returns on full tensors when every statistic over pruned units sees only the kept ones."""
-    counts = {found: int(kept.sum()) for found, kept in keep.items()}
+    narrow = Narrowing(keep)
 
     def compute(call: Call, args: dict[str, Any]) -> Any:
-        if not _sees_statistics(call, keep):
-            return invoke(call, args, None)
-        narrow = {
-            name: tree_map_only(Value, lambda v: v, raw) if not _has_value(raw) else _narrow(raw, args[name], keep)
-            for name, raw in call.args.items()
-        }
-        result = invoke(call, narrow, counts)
-        outs = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
-        return [_widen(t, value, keep) for t, value in zip(outs, call.outs, strict=True)]
+        return narrow(call, args) if narrow.concerns(call) else invoke(call, args, None)
 
     return _run(recording, tensors, inputs, compute)
 
 
 def _has_value(raw: Any) -> bool:
     return any(isinstance(v, Value) for v in tree_leaves(raw))
-
-
-def _sees_statistics(call: Call, keep: Mapping[Atom, Any]) -> bool:
-    """Whether the call's result over one unit depends on which other units there are."""
-    return call.op in STATISTICS and any(
-        a in keep and "statistics" in a.flags for v in call.tensors() for d in v.dims or () for a in atoms(d)
-    )
 
 
 STATISTICS = frozenset(  # operators whose result depends on how many entries there are
@@ -77,6 +63,34 @@ STATISTICS = frozenset(  # operators whose result depends on how many entries th
         "aminmax max min sum native_batch_norm _native_batch_norm_legit"
     ).split()
 )
+
+
+class Narrowing:
+    """Runs calls that compute statistics over pruned units on the kept ones alone, and pads their results with zeros.
+
+    Units of exact proof are left as they are: their zeros must do no harm by themselves.
+    """
+
+    def __init__(self, keep: Mapping[Atom, Any]) -> None:
+        self.keep = {found: kept for found, kept in keep.items() if "statistics" in found.flags}
+        self.counts = {found: int(kept.sum()) for found, kept in self.keep.items()}
+
+    def concerns(self, call: Call) -> bool:
+        """Whether the call's result over one unit depends on which other units there are."""
+        return call.op in STATISTICS and any(
+            a in self.keep for v in call.tensors() for d in v.dims or () for a in atoms(d)
+        )
+
+    def __call__(self, call: Call, args: Mapping[str, Any]) -> Any:
+        """The call's results, of full size."""
+        narrow = {
+            name: _narrow(raw, args[name], self.keep) if _has_value(raw) else args[name]
+            for name, raw in call.args.items()
+        }
+        result = invoke(call, narrow, self.counts)
+        outs = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
+        wide = [_widen(t, value, self.keep) for t, value in zip(outs, call.outs, strict=True)]
+        return wide[0] if isinstance(result, Tensor) else type(result)(wide)
 
 
 def _lines(value: Value, keep: Mapping[Atom, Any]) -> list[Tensor | None]:
@@ -116,7 +130,7 @@ def _run(
             known[id(leaf.value)] = leaf.tensor
         else:
             known[id(leaf.value)] = tensors[leaf.name]
-    last = _last_uses(recording)
+    last = last_uses(recording)
     with torch.no_grad():
         for position, call in enumerate(recording.calls):
             args = tree_map_only(Value, lambda v: known[id(v)], call.args)
@@ -129,7 +143,7 @@ def _run(
     return [known[id(value)] for value in recording.outputs]
 
 
-def _last_uses(recording: Recording) -> dict[int, list[int]]:
+def last_uses(recording: Recording) -> dict[int, list[int]]:
     """Which values no later call reads, by position."""
     last: dict[int, int] = {}
     for position, call in enumerate(recording.calls):
@@ -153,18 +167,25 @@ def invoke(call: Call, args: Mapping[str, Any], counts: Mapping[Atom, int] | Non
             func = torch.ops.aten.split_with_sizes.default
             args = {"self": args["self"], "split_sizes": None, "dim": args["dim"]}
         for name, dims in call.resize.items():
-            args[name] = _sizes(dims, counts)
+            args[name] = sizes(dims, counts)
     positional, keywords = [], {}
-    for argument in func._schema.arguments:
-        value = args[argument.name]
+    for name, by_keyword in _arguments(func):
+        value = args[name]
         if isinstance(value, torch.dtype):
             value = DTYPES.get(value, value)
-        if argument.kwarg_only:
-            keywords[argument.name] = value
+        if by_keyword:
+            keywords[name] = value
         else:
             positional.append(value)
     return func(*positional, **keywords)
 
 
-def _sizes(dims: Dim | list[Dim], counts: Mapping[Atom, int]) -> int | list[int]:
+@cache
+def _arguments(func: Any) -> tuple[tuple[str, bool], ...]:
+    """The names of an operator's arguments and whether they go by keyword; asking the schema each time is slow."""
+    return tuple((argument.name, argument.kwarg_only) for argument in func._schema.arguments)
+
+
+def sizes(dims: Dim | list[Dim], counts: Mapping[Atom, int]) -> int | list[int]:
+    """What an argument that holds sizes must say when each atom has `counts[atom]` units left."""
     return [size(d, counts) for d in dims] if isinstance(dims, list) else size(dims, counts)

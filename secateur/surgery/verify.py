@@ -1,12 +1,10 @@
 """Proving a cut by forward passes in float64, with constant parameters drawn anew so that no error can hide.
 
-Three comparisons, each with another reference:
+Two comparisons with the recording run on cut tensors:
 
-- the model whose removed entries are zero against the recording run on cut tensors (groups of exact proof): the algebra
-  is right;
-- the slim module against that same replay: the surgery is right, attributes and all;
-- for units that pass a norm, softmax or mean: the recording run on zeroed tensors with those operators over kept
-  entries only.
+- the slim module: the surgery is right, attributes and all;
+- the model whose removed entries are zero: the algebra is right. Where units pass a norm, softmax or mean, those
+  operators see kept entries only, in the model or, where it strays from what was recorded, in the recording.
 """
 
 from __future__ import annotations
@@ -24,12 +22,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from secateur.errors import ProofError
-from secateur.graph.cutting import cut_tensor, like, rebuild
-from secateur.graph.trace import Inputs, named_tensors, plain_kernels, tensors_of, undisturbed
+from secateur.graph.cutting import cut_tensor, rebuild, rebuilt
+from secateur.graph.terms import Atom
+from secateur.graph.trace import Inputs, Recording, named_tensors, plain_kernels, tensors_of
 from secateur.graph.units import Group, Groups
-from secateur.surgery.depthwise import depthwise, is_depthwise
+from secateur.surgery.following import Follower
+from secateur.surgery.kernels import LARGE, depthwise, is_depthwise, is_streamed, streamed
 from secateur.surgery.record import Proof
-from secateur.surgery.replay import DTYPES, interpret, replay
+from secateur.surgery.replay import DTYPES, Narrowing, interpret, replay
 
 TOLERANCE = 1e-9
 
@@ -39,8 +39,8 @@ Keep = Mapping[str, Tensor]
 class Verifier:
     """The references of one model, with arithmetic in float64, so that several cuts can be compared with them.
 
-    `whole` keeps a copy of the model in float64; otherwise tensors stay in their own type and every operator casts
-    those it reads. Left out, memory decides.
+    `whole` keeps a copy of the model in float64, but for large weights of linear layers, which are read in parts;
+    otherwise tensors stay in their own type and every operator casts those it reads. Left out, memory decides.
     """
 
     def __init__(self, groups: Groups, *, seed: int = 0, whole: bool | None = None) -> None:
@@ -50,34 +50,48 @@ class Verifier:
         own = {name: tensor.detach() for name, (_, tensor) in named_tensors(groups.model).items()}
         self.whole = fits(own.values()) if whole is None else whole
         self.tensors = {name: redrawn(name, t, generator) for name, t in own.items()}
+        self.as_they_are = linear_weights(self.solution.recording) if self.whole else set(own)
         self.dtype = next((p.dtype for p in groups.model.parameters() if p.is_floating_point()), torch.float32)
         self.inputs: Inputs = tree_map_only(Tensor, _double, groups.inputs)
         self.flat = [t for t in tree_flatten(self.inputs)[0] if isinstance(t, Tensor)]
 
     def prove(self, slim: nn.Module, keep: Keep) -> Proof:
         """Compare `slim`, which keeps the units of `keep`, with its references."""
-        exact = {name: kept for name, kept in keep.items() if self.groups[name].proof == "exact"}
-        others = {name: kept for name, kept in keep.items() if name not in exact}
         cut = self._cut(keep)
-        replayed = self._replay(keep, cut)
-        slim_out = self._forward(self._dressed(slim, cut))
-        del cut
-        zeroed = {name: self._copy(t) for name, t in self.tensors.items()} if keep else {}
-        masked = statistics = None
-        if exact:
-            reference = self._replay(exact, self._cut(exact)) if others else replayed
-            self._zero(zeroed, exact)
-            masked = error(self._forward(self._dressed(self.groups.model, zeroed)), reference)
-        if others:
-            self._zero(zeroed, others)
-            with plain_kernels(), Promote(self.dtype):
-                seen = interpret(self.solution.recording, zeroed, self.flat, self.solution.keep(keep))
-            statistics = error(seen, replayed)
-        return Proof(masked, error(slim_out, replayed), statistics, TOLERANCE, "float64")
-
-    def _replay(self, keep: Keep, cut: Mapping[str, Tensor]) -> list[Tensor]:
-        """The recording on cut tensors."""
         counts = self.solution.counts({name: len(k) for name, k in keep.items()})
+        slim_out, arrived = self._followed(slim, cut, counts)
+        replayed = slim_out if arrived else self._replay(cut, counts)
+        del cut
+        apart = error(slim_out, replayed)
+        if not keep:
+            return Proof(None, apart, None, TOLERANCE, "float64")
+        zeroed = {name: self._copy(name, t) for name, t in self.tensors.items()}
+        self._zero(zeroed, keep)
+        if all(self.groups[name].proof == "exact" for name in keep):
+            masked = error(self._forward(rebuild(self.groups.model, zeroed)), replayed)
+            return Proof(masked, apart, None, TOLERANCE, "float64")
+        kept = self.solution.keep(keep)
+        seen, arrived = self._followed(self.groups.model, zeroed, {}, Narrowing(kept))
+        if not arrived:
+            with plain_kernels(), Promote(self.dtype):
+                seen = interpret(self.solution.recording, zeroed, self.flat, kept)
+        return Proof(None, apart, error(seen, replayed), TOLERANCE, "float64")
+
+    def _followed(
+        self,
+        model: nn.Module,
+        tensors: Mapping[str, Tensor],
+        counts: Mapping[Atom, int],
+        narrowing: Narrowing | None = None,
+    ) -> tuple[list[Tensor], bool]:
+        """What a module returns with other tensors; and whether it made the recorded calls, all and no other."""
+        dressed, own = rebuilt(model, tensors)
+        follower = Follower(self.solution.recording, own, self.flat, counts, narrowing)
+        outputs = self._forward(dressed, follower)
+        return outputs, follower.arrived(outputs)
+
+    def _replay(self, cut: Mapping[str, Tensor], counts: Mapping[Atom, int]) -> list[Tensor]:
+        """The recording on cut tensors."""
         with plain_kernels(), Promote(self.dtype):
             return replay(self.solution.recording, cut, self.flat, counts)
 
@@ -85,16 +99,12 @@ class Verifier:
         """All tensors, with kept entries only."""
         kept = self.solution.kept(keep)
         parts = {name: cut_tensor(t, kept[name]) if name in kept else t for name, t in self.tensors.items()}
-        return {name: _double(t) for name, t in parts.items()} if self.whole else parts
+        return {name: t if name in self.as_they_are else _double(t) for name, t in parts.items()}
 
-    def _copy(self, tensor: Tensor) -> Tensor:
+    def _copy(self, name: str, tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
             return tensor
-        return tensor.to(torch.float64 if self.whole else tensor.dtype, copy=True)
-
-    def _dressed(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
-        own = named_tensors(model)
-        return rebuild(model, {name: like(t, tensors[name]) for name, (_, t) in own.items() if name in tensors})
+        return tensor.to(tensor.dtype if name in self.as_they_are else torch.float64, copy=True)
 
     def _zero(self, tensors: Mapping[str, Tensor], keep: Keep) -> None:
         """Make producers and consumers of removed units zero, in place: fresh memory costs more than the product."""
@@ -106,11 +116,16 @@ class Verifier:
                 if tensor.is_floating_point() and not member.name.endswith("running_var"):
                     tensor.mul_(member.expand(stays.to(tensor.device)).to(tensor.dtype))
 
-    def _forward(self, model: nn.Module) -> list[Tensor]:
+    def _forward(self, model: nn.Module, watcher: Follower | None = None) -> list[Tensor]:
         args, kwargs = self.inputs
-        cast = contextlib.nullcontext() if self.whole else CastArguments()
-        with undisturbed(model), torch.no_grad(), plain_kernels(), _default_double(), Promote(self.dtype), cast:
-            return tensors_of(model(*args, **kwargs))
+        with contextlib.ExitStack() as around:
+            for mode in (torch.no_grad(), plain_kernels(), _default_double(), Promote(self.dtype)):
+                around.enter_context(mode)
+            if not self.whole:
+                around.enter_context(CastArguments())
+            if watcher is not None:
+                around.enter_context(watcher)
+            return tensors_of(model.eval()(*args, **kwargs))
 
 
 def redrawn(name: str, tensor: Tensor, generator: torch.Generator) -> Tensor:
@@ -122,6 +137,23 @@ def redrawn(name: str, tensor: Tensor, generator: torch.Generator) -> Tensor:
         return tensor
     noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor)
     return tensor + (0.3 * noise.abs() if name.endswith("running_var") else 0.1 * noise)
+
+
+def linear_weights(recording: Recording) -> set[str]:
+    """The large tensors that are read as weights of linear layers and in no other way."""
+    large = {id(leaf.value): leaf.name for leaf in recording.own() if math.prod(leaf.value.shape) > LARGE}
+    turned: dict[int, str] = {}
+    other: set[str] = set()
+    for call in recording.calls:
+        if call.op == "t" and id(call["self"]) in large:
+            turned[id(call.outs[0])] = large[id(call["self"])]
+            continue
+        right = call["mat2"] if call.op in ("mm", "addmm") else None
+        for value in call.tensors():
+            name = large.get(id(value)) or turned.get(id(value))
+            if name is not None and value is not right:
+                other.add(name)
+    return set(turned.values()) - other
 
 
 def fits(tensors: Iterable[Tensor]) -> bool:
@@ -170,6 +202,11 @@ class Promote(TorchDispatchMode):
         return False  # else the first call imports torch's compiler
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.t.default:  # what reads the transpose decides
+            return func(*args)
+        if not kwargs and is_streamed(func, args):
+            bias, rows, weight = (None, *args)[-3:]
+            return streamed(self._lift(bias), self._lift(rows), weight)
         lifted = [self._lift(value) for value in args]
         if is_depthwise(func, lifted):
             return depthwise(*lifted[:6])

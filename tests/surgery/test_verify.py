@@ -295,3 +295,15 @@ def test_hand_written_convnext_block_sees_kept_statistics() -> None:
     x = x + own["scale"][stream] * y.permute(0, 3, 1, 2)
     expected = x.mean((2, 3)) @ own["fc.weight"][:, stream].T + own["fc.bias"]
     assert difference(outputs(slim, groups.inputs), [expected]) < 1e-9
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_a_proof_operator_by_operator_says_the_same(name: str) -> None:
+    groups = traced(name)
+    plan = random_plan(groups)
+    keep = {name: kept for name, kept in plan.keep.items() if len(kept) < plan.units[name]}
+    module = secateur.slim(groups, plan, verify=False)
+    for whole in (True, False):
+        proof = verify.Verifier(groups, whole=whole).prove(module, keep)
+        assert proof.holds
+        assert max(e for e in (proof.masked, proof.statistics) if e is not None) < 1e-12

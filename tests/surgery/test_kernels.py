@@ -1,12 +1,15 @@
-"""Depthwise convolutions in float64 equal torch's own."""
+"""The kernels of proofs equal torch's own."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
-from secateur.surgery.depthwise import depthwise, is_depthwise
+import secateur
+from secateur.surgery import verify
+from secateur.surgery.kernels import depthwise, is_depthwise, is_streamed, streamed
 
 CONVOLUTION = torch.ops.aten.convolution.default
 
@@ -49,3 +52,38 @@ def test_only_depthwise_calls_are_taken() -> None:
     assert not call(x, torch.randn(4, 2, 3, 3).double(), 2)
     assert not call(x[:, :, 0], weight[:, :, 0], 4)
     assert not is_depthwise(torch.ops.aten.relu.default, (x,))
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+def test_products_with_large_weights_equal_torchs(rows: int) -> None:
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(rows, 700).double(), torch.randn(1500, 700), torch.randn(1500).double()
+    for half in (weight, weight.bfloat16()):
+        torch.testing.assert_close(streamed(bias, x, half.t()), x @ half.double().t() + bias, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(streamed(None, x, weight.t()), x @ weight.double().t(), rtol=1e-12, atol=1e-12)
+
+
+def test_only_large_weights_of_linear_layers_are_streamed() -> None:
+    x, large, small = torch.randn(2, 700), torch.randn(1500, 700), torch.randn(15, 700)
+    mm, addmm = torch.ops.aten.mm.default, torch.ops.aten.addmm.default
+    assert is_streamed(mm, (x, large.t()))
+    assert is_streamed(addmm, (torch.zeros(1500), x, large.t()))
+    assert not is_streamed(mm, (x, small.t()))
+    assert not is_streamed(mm, (x, large.double().t()))
+    assert not is_streamed(mm, (x, large.t().contiguous()))
+    assert not is_streamed(torch.ops.aten.add.Tensor, (x, large.t()))
+
+
+def test_a_proof_reads_large_weights_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def spy(bias: torch.Tensor | None, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        sizes.append(weight.numel())
+        return streamed(bias, rows, weight)
+
+    monkeypatch.setattr(verify, "streamed", spy)
+    model = nn.Sequential(nn.Linear(700, 3000), nn.ReLU(), nn.Linear(3000, 700), nn.ReLU(), nn.Linear(700, 3))
+    found = secateur.groups(model.eval(), torch.randn(2, 700))
+    small = secateur.slim(found, secateur.plan(found, budget="50% channels", allocation="uniform", round_to=1))
+    assert sorted(sizes) == [525_000, 1_050_000, 2_100_000, 2_100_000]
+    assert secateur.record(small).proof.masked < 1e-12

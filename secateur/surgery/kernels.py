@@ -1,4 +1,8 @@
-"""Depthwise convolutions in float64: torch has no kernel for them and runs an ordinary convolution for each channel."""
+"""Two operators in float64 that torch has no good way to compute.
+
+Depthwise convolutions run as one ordinary convolution for each channel; and a product with a weight in single precision
+first needs a copy of it twice its size, for which fresh memory costs more than the arithmetic.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-BLOCK = 65536  # entries worked on at a time, so that they stay in the processor's cache
+BLOCK = 32767  # entries worked on at a time: they stay in the processor's cache, and torch wakes no thread for so few
+LARGE = 1 << 19  # entries of a weight converted at a time, for the same reason
 
 
 def is_depthwise(func: Any, args: Sequence[Any]) -> bool:
@@ -48,3 +53,27 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Sequenc
             for tap, number in zip(taps.unbind(4), numbers.unbind(4), strict=True):
                 block.addcmul_(tap, number)
     return out.contiguous(memory_format=torch.channels_last) if channels_last else out
+
+
+def is_streamed(func: Any, args: Sequence[Any]) -> bool:
+    """Whether an ATen call multiplies by the transpose of a large weight that is not in float64 yet."""
+    if func is not torch.ops.aten.mm.default and not (func is torch.ops.aten.addmm.default and len(args) == 3):
+        return False
+    weight = args[-1]
+    return bool(
+        weight.numel() > LARGE
+        and weight.dtype in (torch.float32, torch.float16, torch.bfloat16)
+        and weight.device.type == "cpu"
+        and weight.t().is_contiguous()
+    )
+
+
+def streamed(bias: Tensor | None, rows: Tensor, weight: Tensor) -> Tensor:
+    """`rows` `[N, in]` times `weight` `[in, out]` plus `bias` in float64, a few columns after the other."""
+    lines = weight.t()
+    size = max(1, LARGE // lines.shape[1])
+    out = rows.new_empty(rows.shape[0], lines.shape[0])
+    scratch = rows.new_empty(size, lines.shape[1])
+    for block, part in zip(out.split(size, 1), lines.split(size), strict=True):
+        block.copy_(rows @ scratch[: len(part)].copy_(part).t())
+    return out if bias is None else out.add_(bias)
