@@ -173,6 +173,17 @@ class TestCompiled:
         assert resolve_compile(True, torch.device("cpu"), 1)
 
 
+@pytest.mark.slow
+def test_compiled_to_machine_code_with_a_last_batch_of_another_size() -> None:
+    data = [*batches(3), *batches(1, 5, seed=3)]
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(25, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    compiled = copy.deepcopy(plain)
+    look = SimpleNamespace(before_step=lambda state: torch.testing.assert_close(state.closure(), state.loss))
+    fit(plain, data, **PLAIN)
+    fit(compiled, data, **PLAIN, compile=True, methods=[look])
+    close(compiled.state_dict(), plain.state_dict())
+
+
 class Wider(nn.Module):
     """Another model around the one that was."""
 
