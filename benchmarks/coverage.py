@@ -6,8 +6,9 @@
 A library is a file `zoo_NAME.py` beside this one, whose `MODELS` maps names to functions that build a model and what
 it is called with; `KIND_OF` may sort them. Every model has a fresh process with a limit of time and memory. It is
 pruned twice: to half of every group's units, and to half of its multiply-accumulates; both cuts are proven. The smaller
-model is then run on a batch of another size and trained for one step, wherever the whole one can do that. Results are
-written after every model; models that were done are not done again unless `--again` or `--failed` says so.
+model is then run on a batch of another size and trained for one step, wherever the whole one can do that. Seconds are
+the processor's, so that other work on the machine does not count. Results are written after every model; models that
+were done are not done again unless `--again` or `--failed` says so.
 """
 
 from __future__ import annotations
@@ -48,11 +49,11 @@ def ours(model: Any, example: Any) -> Row:
     """Everything that is measured of this package on one model."""
     from secateur import groups
 
-    level, start = peak(), time.perf_counter()
+    level, start = peak(), time.process_time()
     found = groups(model, example)
     row: Row = {
         "groups": len(found),
-        "seconds": {"groups": time.perf_counter() - start},
+        "seconds": {"groups": time.process_time() - start},
         "prunable": prunable(found),
         "frozen": reasons(found),
         "unknown": list(found.unknown),
@@ -61,36 +62,42 @@ def ours(model: Any, example: Any) -> Row:
         "learned": len(found.solution.equal) if found.solution else 0,
     }
     for name, (budget, allocation) in BUDGETS.items():
-        row[name] = cut(found, budget, allocation, row["seconds"] if name == "units" else {})
-        row.setdefault("memory", peak() - level)
+        row[name], seconds, small = cut(found, budget, allocation)
+        if name == "units":
+            row["seconds"] |= seconds
+            row["memory"] = peak() - level
+        if small is not None:
+            row[name] |= still(model, small, found.inputs)
     return row
 
 
-def cut(found: Any, budget: str, allocation: str, seconds: dict[str, float]) -> Row:
-    """One cut: what it reached, whether it is proven, and what the smaller model can still do."""
+def cut(found: Any, budget: str, allocation: str) -> tuple[Row, dict[str, float], Any]:
+    """What one cut reached and whether it is proven; the seconds it took; the smaller model, if there is one."""
     from secateur import plan, record, slim
     from secateur.errors import SecateurError
 
-    before, start = len(found), time.perf_counter()
+    before, seconds = len(found), {}
     try:
-        chosen = plan(found, budget=budget, allocation=allocation, round_to=1)
-        seconds["plan"] = time.perf_counter() - start
-        slim(found, chosen, verify=False)
-        seconds["cut"] = time.perf_counter() - start - seconds["plan"]
-        small = slim(found, chosen)
-        seconds["proof"] = max(0.0, time.perf_counter() - start - seconds["plan"] - 2 * seconds["cut"])
+        for stage in ("plan", "cut", "proof"):
+            start = time.process_time()
+            if stage == "plan":
+                chosen = plan(found, budget=budget, allocation=allocation, round_to=1)
+            else:
+                small = slim(found, chosen, verify=stage == "proof")
+            seconds[stage] = time.process_time() - start
+        seconds["proof"] = max(0.0, seconds["proof"] - seconds["cut"])
     except SecateurError as error:
-        return {"error": f"{type(error).__name__}: {error}"[:500]}
+        return {"error": f"{type(error).__name__}: {error}"[:500]}, seconds, None
     entry = record(small)
     proof = entry.proof
-    return {
+    row = {
         "params": entry.after["params"] / entry.before["params"],
         "macs": entry.after["macs"] / max(1, entry.before["macs"]),
         "proven": bool(proof and proof.holds),
         "errors": [proof.masked, proof.replayed, proof.statistics] if proof else [],
-        "not proven": [f.reason for f in found.frozen[-(before - len(found)) :]] if len(found) < before else [],
-        **still(found.model, small, found.inputs),
+        "not proven": [f.reason for f in found.frozen[len(found) - before :]] if len(found) < before else [],
     }
+    return row, seconds, small
 
 
 def still(model: Any, small: Any, inputs: Any) -> Row:
@@ -174,7 +181,7 @@ def theirs(model: Any, example: Any) -> Row:
     if kwargs or any(not isinstance(a, torch.Tensor) for a in args):
         example = kwargs or list(args)
     before, wanted = sum(p.numel() for p in model.parameters()), shapes(forward(model, args, kwargs))
-    level, start = peak(), time.perf_counter()
+    level, start = peak(), time.process_time()
     layers = list(model.modules())
     pruner = torch_pruning.pruner.BasePruner(
         model,
@@ -187,7 +194,7 @@ def theirs(model: Any, example: Any) -> Row:
     pruner.step()
     if hasattr(model, "conv_proj") and hasattr(model, "hidden_dim"):  # it reads its width from an attribute
         model.hidden_dim = model.conv_proj.out_channels
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     after = sum(p.numel() for p in model.parameters())
     if shapes(forward(model, args, kwargs)) != wanted:
         raise RuntimeError("the pruned model returns other shapes")

@@ -323,7 +323,8 @@ class Prober:
         for drift in drifts:
             suspects = [a for v in drift.call.tensors() for d in v.dims or () for a in atoms(d)]
             exact = [a for a in suspects if self._explains(a, drift)]
-            names = [n for n, found in self.solution.atom_of.items() if found in set(exact or suspects)]
+            found_in = set(exact or suspects or self._of_size(drift))
+            names = [n for n, found in self.solution.atom_of.items() if found in found_in]
             text = f"a number is computed from this width ({drift.before:.4g} becomes {drift.after:.4g})"
             reason = Reason(text, str(drift.call.func), drift.call.module)
             fresh = [n for n in names if n not in self.stopped]
@@ -331,6 +332,13 @@ class Prober:
             if not fresh and not already:
                 fresh = self._open(d for i in self.inside[drift.call.module] for d in dims_of(self.calls[i]))
             self.stopped.update(dict.fromkeys(fresh, reason))
+
+    def _of_size(self, drift: Drift) -> Iterator[Atom]:
+        """The atoms of dimensions around a constant that had its size before and after."""
+        for i in self.inside.get(drift.call.module, []):
+            for d in dims_of(self.calls[i]):
+                if size(d) == drift.before and size(d, self.counts) == drift.after:
+                    yield from atoms(d)
 
     def _explains(self, found: Atom, drift: Drift) -> bool:
         share = self.counts.get(found, found.size) / found.size

@@ -79,7 +79,7 @@ class Follower(TorchDispatchMode):
         """Whether the module made all recorded calls and no other, and returned what the recording returns."""
         if self.astray or self.position < len(self.recording.calls):
             return False
-        expected = [self.known[id(value)] for value in self.recording.outputs]
+        expected = [self.known[id(value)] for value in self.recording.compared]
         return len(expected) == len(outputs) and all(a is b for a, b in zip(outputs, expected, strict=True))
 
     def _recorded(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call | None:

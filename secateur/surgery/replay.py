@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from secateur.graph.choices import holding
 from secateur.graph.terms import Atom, Dim, atoms, mask, size
 from secateur.graph.trace import Call, Recording, Value
 
@@ -131,7 +132,7 @@ def _run(
         else:
             known[id(leaf.value)] = tensors[leaf.name]
     last = last_uses(recording)
-    with torch.no_grad():
+    with torch.no_grad(), holding(recording.choices):
         for position, call in enumerate(recording.calls):
             args = tree_map_only(Value, lambda v: known[id(v)], call.args)
             result = compute(call, args)
@@ -140,7 +141,7 @@ def _run(
                 known[id(value)] = tensor
             for gone in last.get(position, ()):
                 known.pop(gone, None)
-    return [known[id(value)] for value in recording.outputs]
+    return [known[id(value)] for value in recording.compared]
 
 
 def last_uses(recording: Recording) -> dict[int, list[int]]:
@@ -149,7 +150,7 @@ def last_uses(recording: Recording) -> dict[int, list[int]]:
     for position, call in enumerate(recording.calls):
         for value in (*call.tensors(), *call.outs):
             last[id(value)] = position
-    for value in recording.outputs:
+    for value in recording.compared:
         last.pop(id(value), None)
     by_position: dict[int, list[int]] = {}
     for value_id, position in last.items():

@@ -22,9 +22,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from secateur.errors import ProofError
+from secateur.graph.choices import holding
 from secateur.graph.cutting import cut_tensor, rebuild, rebuilt
 from secateur.graph.terms import Atom
-from secateur.graph.trace import Inputs, Recording, named_tensors, plain_kernels, tensors_of
+from secateur.graph.trace import Inputs, Recording, named_tensors, plain_kernels, take_back, tensors_of
 from secateur.graph.units import Group, Groups
 from secateur.surgery.following import Follower
 from secateur.surgery.kernels import LARGE, depthwise, is_depthwise, is_streamed, streamed
@@ -118,14 +119,17 @@ class Verifier:
 
     def _forward(self, model: nn.Module, watcher: Follower | None = None) -> list[Tensor]:
         args, kwargs = self.inputs
+        take_back(model, self.solution.recording.written)
         with contextlib.ExitStack() as around:
             for mode in (torch.no_grad(), plain_kernels(), _default_double(), Promote(self.dtype)):
                 around.enter_context(mode)
             if not self.whole:
                 around.enter_context(CastArguments())
+            seen = around.enter_context(holding(self.solution.recording.choices))
             if watcher is not None:
                 around.enter_context(watcher)
-            return tensors_of(model.eval()(*args, **kwargs))
+            outputs = tensors_of(model.eval()(*args, **kwargs))
+        return [*outputs, *(seen[i] for i in self.solution.recording.fixed)]
 
 
 def redrawn(name: str, tensor: Tensor, generator: torch.Generator) -> Tensor:
