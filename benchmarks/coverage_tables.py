@@ -114,8 +114,9 @@ def page(libraries: Mapping[str, Row]) -> str:
         "Every model below is pruned without a hint, to half of every group's units and to half of its "
         "multiply-accumulates, and both cuts are proven in float64. *Proven, run and learn*: the smaller model equals "
         "its references, runs, runs on a batch of another size and takes a training step, wherever the whole one does. "
-        "*Prunable* is the share of parameters in at least one group. Processor seconds go from the built model to the proven "
-        f"cut. Written by `python benchmarks/coverage.py --table`; CPU threads: {facts['threads']}; {versions}.",
+        "*Prunable* is the share of parameters in at least one group. Processor seconds go from the built model to "
+        f"the proven cut, on {facts['threads']} CPU thread(s). Written by `python benchmarks/coverage.py --table`; "
+        f"{versions}.",
         summary(libraries),
         *(f"## {library}\n\n{details(result['models'])}" for library, result in libraries.items()),
     ]

@@ -64,14 +64,15 @@ def segmenters() -> dict[str, Callable[[], Built]]:
 
 
 CLIPS = {"mvit": (16, 64), "s3d": (16, 224), "swin3d": (4, 64)}  # frames and pixels; others take 8 of 32
+FIXED = ("mvit_v2_s",)  # of 224 pixels by its builder
 
 
 def films() -> dict[str, Callable[[], Built]]:
     """All video models."""
     found: dict[str, Callable[[], Built]] = {}
     for name in torchvision.models.list_models(module=video):
-        length, side = CLIPS.get(name.split("_")[0], (8, 32))
-        sized = {"spatial_size": (side, side), "temporal_size": length} if name.startswith("mvit") else {}
+        length, side = CLIPS.get(name.split("_", maxsplit=1)[0], (8, 32)) if name not in FIXED else (16, 224)
+        sized = {"spatial_size": (side, side), "temporal_size": length} if name == "mvit_v1_b" else {}
         found[name] = partial(build, name, partial(images, 3, length, side, side), **sized)
     return found
 

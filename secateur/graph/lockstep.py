@@ -184,7 +184,7 @@ def compare(
     Attention keeps the scale of the full model, as it will in the slim one.
     """
     with contextlib.ExitStack() as around:
-        around.enter_context(undisturbed(module))
+        around.enter_context(undisturbed(module, recording.training))
         args, kwargs = inputs
         if recording.medium == "hollow":
             args, kwargs = tree_map_only(Tensor, of, inputs)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice, product
 from typing import TypeAlias
 
@@ -42,20 +43,32 @@ Place: TypeAlias = (
 
 def probe(model: nn.Module, solution: Solution, inputs: Inputs, minimum: Mapping[str, int]) -> dict[str, Reason]:
     """Learn the repairs and equalities of `model` into `solution`; returns the groups that cannot be cut, and why."""
-    return Prober(model, solution, inputs, minimum).run()
+    stopped = Prober(model, solution, inputs, minimum).run()
+    if solution.second is not None:
+        other = replace(solution, recording=solution.second)
+        stopped = Prober(model, other, inputs, minimum, stopped).run()
+        solution.repairs, solution.equal = other.repairs, other.equal
+    return stopped
 
 
 class Prober:
     """One model cut to trial widths, and what running it has taught."""
 
-    def __init__(self, model: nn.Module, solution: Solution, inputs: Inputs, minimum: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        solution: Solution,
+        inputs: Inputs,
+        minimum: Mapping[str, int],
+        stopped: Mapping[str, Reason] | None = None,
+    ) -> None:
         self.model, self.solution, self.inputs, self.minimum = model, solution, inputs, dict(minimum)
         self.calls = visible(solution.recording)
         self.modules = dict(model.named_modules())
         self.tensors = {name: tensor for name, (_, tensor) in named_tensors(model).items()}
-        self.repairs: dict[tuple[str, str], Repair] = {}
+        self.repairs: dict[tuple[str, str], Repair] = {(r.module, r.attribute): r for r in solution.repairs}
         self.refused: set[tuple[type[nn.Module], str]] = set()
-        self.stopped: dict[str, Reason] = {}
+        self.stopped: dict[str, Reason] = dict(stopped or {})
         self.runs = 0
         self.round = 0
         self.inside: dict[str, list[int]] = {}

@@ -112,7 +112,8 @@ class Recording:
     `medium` says what it ran on, so that later runs use the same: hollow tensors where they do, torch's fake ones where
     those are needed, real ones where the way through the model depends on values. `queries` are those of attention that
     states no scale, with the module that runs it. `choices` are those that depend on values, and `seen` what they are
-    made from, in order. `written` are the attributes that the run changed.
+    made from, in order. `written` are the attributes that the run changed, `training`
+    says in which mode it was.
     """
 
     calls: list[Call]
@@ -123,6 +124,7 @@ class Recording:
     choices: Choices = field(default_factory=Choices)
     seen: list[Value] = field(default_factory=list)
     written: list[Written] = field(default_factory=list)
+    training: bool = False
 
     @property
     def scales(self) -> dict[str, float]:
@@ -215,7 +217,7 @@ def undisturbed(model: nn.Module, training: bool = False) -> Iterator[list[Writt
         before.append((path, module, dict(module.__dict__), state, dict(module._buffers)))
     values = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if type(buffer) is Tensor]
     try:
-        model.train(training)
+        set_mode(model, training)
         yield written
     finally:
         for path, module, originals, state, buffers in before:
@@ -241,6 +243,18 @@ def undisturbed(model: nn.Module, training: bool = False) -> Iterator[list[Writt
             for buffer, value in values:
                 if not torch.equal(buffer, value):
                     buffer.copy_(value)
+
+
+def set_mode(model: nn.Module, training: bool) -> None:
+    """Put a model into evaluation or training mode, but for torch's own layers.
+
+    What a model does beside evaluation is decided by its own modules; norms and dropout would only make it random, or
+    ask for more than one example.
+    """
+    model.train(training)
+    for module in model.modules():
+        if type(module).__module__.startswith("torch.nn.modules") and not module._modules:
+            module.training = False
 
 
 def _differ(now: Any, before: Any) -> bool:
@@ -421,7 +435,7 @@ def record(
     def attempt(run: Callable[..., Recording], *choices: Choices) -> Recording:
         with undisturbed(model, training) as written:  # outside the fake mode, so that it restores real values
             recording = run(model, inputs, tensors, dims, *choices)
-        recording.written = written
+        recording.written, recording.training = written, training
         return recording
 
     with contextlib.suppress(Exception):  # whatever it is, fake tensors know more and tell it better

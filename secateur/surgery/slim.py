@@ -98,7 +98,8 @@ def cut(groups: Groups, keep: Mapping[str, Tensor]) -> tuple[nn.Module, list[tup
     kept = solution.kept(keep)
     tensors = {name: t for name, (_, t) in named_tensors(groups.model).items()}
     module = rebuild(groups.model, {name: cut_tensor(tensors[name], lines) for name, lines in kept.items()})
-    take_back(module, solution.recording.written)
+    for recording in solution.recordings:
+        take_back(module, recording.written)
     for path, scale in kept_scales(groups, keep).items():
         keep_scale(module.get_submodule(path), scale)
     counts = solution.counts({name: len(k) for name, k in keep.items()})
@@ -107,7 +108,7 @@ def cut(groups: Groups, keep: Mapping[str, Tensor]) -> tuple[nn.Module, list[tup
         value = repair.value(counts)
         set_attribute(module.get_submodule(repair.module), repair.attribute, value)
         done.append((repair.module, repair.attribute, value))
-    done += standard(module, solution.recording.calls, counts)
+    done += standard(module, solution.calls, counts)
     return module, done
 
 
