@@ -336,7 +336,7 @@ class Prober:
         for drift in drifts:
             suspects = [a for v in drift.call.tensors() for d in v.dims or () for a in atoms(d)]
             exact = [a for a in suspects if self._explains(a, drift)]
-            found_in = set(exact or suspects or self._of_size(drift))
+            found_in = set(exact or suspects or self._around(drift))
             names = [n for n, found in self.solution.atom_of.items() if found in found_in]
             text = f"a number is computed from this width ({drift.before:.4g} becomes {drift.after:.4g})"
             reason = Reason(text, str(drift.call.func), drift.call.module)
@@ -346,17 +346,22 @@ class Prober:
                 fresh = self._open(d for i in self.inside[drift.call.module] for d in dims_of(self.calls[i]))
             self.stopped.update(dict.fromkeys(fresh, reason))
 
-    def _of_size(self, drift: Drift) -> Iterator[Atom]:
-        """The atoms of dimensions around a constant that had its size before and after."""
+    def _around(self, drift: Drift) -> Iterator[Atom]:
+        """The atoms of dimensions in a module whose change explains that of a constant which the module makes."""
         for i in self.inside.get(drift.call.module, []):
             for d in dims_of(self.calls[i]):
-                if size(d) == drift.before and size(d, self.counts) == drift.after:
+                if (share := size(d, self.counts) / max(1, size(d))) != 1 and is_power(drift, share):
                     yield from atoms(d)
 
     def _explains(self, found: Atom, drift: Drift) -> bool:
         share = self.counts.get(found, found.size) / found.size
-        change = drift.after / drift.before if drift.before else 0.0
-        return share != 1 and any(abs(change - share**p) < 1e-6 for p in (-0.5, 0.5, -1.0, 1.0, -0.25, 0.25))
+        return share != 1 and is_power(drift, share)
+
+
+def is_power(drift: Drift, share: float) -> bool:
+    """Whether a number changed by a power of a width's change that attention scales and the like take."""
+    change = drift.after / drift.before if drift.before else 0.0
+    return any(abs(change - share**p) < 1e-6 for p in (-0.5, 0.5, -1.0, 1.0, -0.25, 0.25))
 
 
 def repairs_for(path: str, attribute: str, value: Number, table: Mapping[int, Mapping[int, Dim]]) -> Iterator[Repair]:

@@ -48,6 +48,7 @@ STANDARD: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {
     nn.modules.batchnorm._NormBase: lambda m: {} if _vector(m) is None else {"num_features": len(_vector(m))},
     nn.modules.conv._ConvNd: _convolution,
     nn.RNNBase: _recurrent,
+    nn.RNNCellBase: lambda m: {"input_size": m.weight_ih.shape[1], "hidden_size": m.weight_hh.shape[1]},
     nn.PReLU: lambda m: {"num_parameters": m.weight.shape[0]},
 }
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
 from secateur.graph.terms import Atom, size
@@ -117,7 +117,10 @@ class Follower(TorchDispatchMode):
                 return True
             if known is None or id(expected) not in self.constants or not isinstance(given, Tensor):
                 return False
-            return given.dtype == known.dtype and torch.equal(given, known)
+            with _disable_current_modes():  # which compute in float64
+                if given.is_floating_point() and known.is_floating_point():
+                    given = given.to(known.dtype)
+                return given.dtype == known.dtype and torch.equal(given, known)
         if isinstance(given, list | tuple) and isinstance(expected, list | tuple):
             return len(given) == len(expected) and all(map(self._same, given, expected))
         if isinstance(given, torch.dtype) and isinstance(expected, torch.dtype):

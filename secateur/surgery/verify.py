@@ -231,7 +231,7 @@ class Promote(TorchDispatchMode):
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
-        self.epsilon = torch.finfo(dtype).eps
+        self.dtype, self.epsilon = dtype, torch.finfo(dtype).eps
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -244,6 +244,8 @@ class Promote(TorchDispatchMode):
             bias, rows, weight = (None, *args)[-3:]
             return streamed(self._lift(bias), self._lift(rows), weight)
         lifted = [self._lift(value) for value in args]
+        if func is torch.ops.aten.lift_fresh.default and args[0].is_floating_point():
+            return func(_double(args[0].to(self.dtype)))  # numbers that code makes a tensor of have its precision
         if is_depthwise(func, lifted):
             return depthwise(*lifted[:6])
         return func(*lifted, **{name: self._lift(value) for name, value in (kwargs or {}).items()})

@@ -221,13 +221,15 @@ def moved(labels: Tensor, order: Tensor) -> Tensor:
 
 def macs_of(model: nn.Module, inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> int:
     """The multiply-accumulates of one call, counted by torch."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # torch does not count inside its fused attention layer
+    fast, onednn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # torch does not count inside its fused layers
+    torch._C._set_mkldnn_enabled(False)
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             model.eval()(*inputs[0], **inputs[1])
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        torch._C._set_mkldnn_enabled(onednn)
     return counter.get_total_flops() // 2
 
 
