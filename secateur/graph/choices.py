@@ -27,6 +27,9 @@ TAGS = frozenset((torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shap
 MASKS = (torch.bool, torch.uint8)
 
 
+RANKS = frozenset((aten.topk.default, aten.sort.default, aten.sort.stable, aten.argmax.default, aten.argmin.default))
+
+
 def depends_on_values(func: Any, args: Any) -> bool:
     """Whether the shape of an ATen operator's result, or the number it gives, depends on more than shapes."""
     if func is aten.index.Tensor:  # positions give a shape, a mask does not
@@ -81,6 +84,9 @@ class Held(TorchDispatchMode):
         if depends_on_values(func, args) or func in self.choices.operators:
             self.seen += filter(torch.is_floating_point, _tensors((args, kwargs)))
             return self._given(execute, func, args)
+        if func in RANKS:
+            self.seen += filter(torch.is_floating_point, _tensors(args))
+            return self._ranked(execute, func, args, kwargs)
         result = execute(func, args, kwargs)
         read = _tensors((args, kwargs))
         if any(t in self.chosen for t in read):
@@ -88,13 +94,18 @@ class Held(TorchDispatchMode):
             self._mark(result)
         return result
 
-    def _given(self, execute: Execute, func: Any, args: Any) -> Any:
-        """The choice made at this place; where a mask chose entries, those that are there now."""
+    def _next(self, func: Any) -> Any:
+        """The choice made at this place."""
         if self.position >= len(self.choices.made) or self.choices.made[self.position][0] is not func:
             raise StrayedError(f"{func} is asked for where the run on the example chose otherwise")
         made = tree_map_only(Tensor, torch.clone, self.choices.made[self.position][1])
         self.position += 1
         self._mark(made)
+        return made
+
+    def _given(self, execute: Execute, func: Any, args: Any) -> Any:
+        """What was chosen; where a mask chose entries, those that are there now."""
+        made = self._next(func)
         if func is aten.index.Tensor:
             indices = [own for given, old in zip(args[1], made, strict=True) for own in old or (given,)]
             return execute(func, (args[0], indices), {})
@@ -102,6 +113,18 @@ class Held(TorchDispatchMode):
             shape = torch.broadcast_shapes(args[0].shape, args[1].shape)
             return execute(aten.index.Tensor, (execute(aten.expand.default, (args[0], shape), {}), list(made)), {})
         return made
+
+    def _ranked(self, execute: Execute, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """The order there was on the example, of the values there are now: rounding lets near ones change places.
+
+        Where units are ranked each by itself, a smaller model has fewer orders, and they are made anew.
+        """
+        now, old = execute(func, args, kwargs), self._next(func)
+        if isinstance(now, Tensor):
+            return old if old.shape == now.shape else now
+        if old.shape != now[1].shape:
+            return now
+        return execute(aten.gather.default, (args[0], _argument(func, args, kwargs, "dim"), old), {}), old
 
     def _mark(self, result: Any) -> None:
         """Remember positions and masks that were chosen, or computed from such."""
@@ -112,7 +135,7 @@ class Held(TorchDispatchMode):
     def _written(self, result: Any, func: Any, args: Any) -> Any:
         if func.namespace not in ("aten", "prim", "prims") and _is_position(result):
             self.choices.operators.add(func)
-        if depends_on_values(func, args) or func in self.choices.operators:
+        if depends_on_values(func, args) or func in self.choices.operators or func in RANKS:
             self.choices.made.append((func, tree_map_only(Tensor, torch.clone, _chosen(result, func, args))))
         return result
 
@@ -123,7 +146,13 @@ def _chosen(result: Any, func: Any, args: Any) -> Any:
         return [i.nonzero(as_tuple=True) if i is not None and i.dtype in MASKS else None for i in args[1]]
     if func is aten.masked_select.default:
         return torch.broadcast_to(args[1], torch.broadcast_shapes(args[0].shape, args[1].shape)).nonzero(as_tuple=True)
-    return result
+    return result[1] if func in RANKS and not isinstance(result, Tensor) else result
+
+
+def _argument(func: Any, args: Any, kwargs: dict[str, Any], name: str) -> Any:
+    """An argument of a call, or its default."""
+    place = [argument.name for argument in func._schema.arguments].index(name)
+    return args[place] if place < len(args) else kwargs.get(name, func._schema.arguments[place].default_value)
 
 
 def _tensors(value: Any) -> list[Tensor]:

@@ -125,3 +125,20 @@ def test_what_a_run_writes_is_listed_and_taken_back() -> None:
     found = record(model, ((picture(),), {}))
     assert [(one.module, one.attribute, one.before) for one in found.written] == [("", "scale", None)]
     assert model.scale is None
+
+
+def test_ranks_stay_as_they_were_unless_there_are_fewer() -> None:
+    choices = Choices()
+    x = torch.tensor([[1.0, 3.0, 2.0], [6.0, 5.0, 4.0]])
+    with Held(choices, writing=True):
+        for y in (x, x):
+            torch.topk(y, 2, dim=1)
+        torch.sort(x, descending=True)
+        torch.argmax(x)
+    with Held(choices):
+        values, places = torch.topk(-x, 2, dim=1)
+        assert places.tolist() == [[1, 2], [0, 1]]
+        assert values.tolist() == [[-3, -2], [-6, -5]]
+        assert torch.topk(-x[:1], 2, dim=1).indices.tolist() == [[0, 2]]
+        assert torch.sort(-x, descending=True).values.tolist() == [[-3, -2, -1], [-6, -5, -4]]
+        assert torch.argmax(-x) == 3

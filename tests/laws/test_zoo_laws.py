@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,6 +34,35 @@ def architecture(name: str) -> tuple[nn.Module, Tensor]:
     sized = {"image_size": ZOO[name]} if name.startswith("vit") else {}
     model = torchvision.models.get_model(name, weights=None, **special.get(name, {}), **sized)
     return model.eval(), torch.randn(1, 3, ZOO[name], ZOO[name])
+
+
+def picture(side: int) -> tuple[list[Tensor]]:
+    torch.manual_seed(1)
+    return ([torch.rand(3, side, side)],)
+
+
+BARE: dict[str, Any] = {"weights_backbone": None}
+FAMILIES: dict[str, tuple[dict[str, Any], Callable[[], Any]]] = {
+    "deeplabv3_mobilenet_v3_large": (BARE | {"aux_loss": True}, lambda: torch.randn(1, 3, 32, 32)),
+    "fcn_resnet50": (BARE | {"aux_loss": True}, lambda: torch.randn(1, 3, 32, 32)),
+    "lraspp_mobilenet_v3_large": (BARE, lambda: torch.randn(1, 3, 32, 32)),
+    "mc3_18": ({}, lambda: torch.randn(1, 3, 4, 16, 16)),
+    "r2plus1d_18": ({}, lambda: torch.randn(1, 3, 4, 16, 16)),
+    "r3d_18": ({}, lambda: torch.randn(1, 3, 4, 16, 16)),
+    "mvit_v1_b": ({"spatial_size": (32, 32), "temporal_size": 4}, lambda: torch.randn(1, 3, 4, 32, 32)),
+    "swin3d_t": ({}, lambda: torch.randn(1, 3, 4, 32, 32)),
+    "fasterrcnn_mobilenet_v3_large_320_fpn": (
+        BARE | {"min_size": 64, "box_score_thresh": 0.0, "box_detections_per_img": 4, "rpn_post_nms_top_n_test": 10},
+        lambda: picture(64),
+    ),
+    "fcos_resnet50_fpn": (BARE | {"min_size": 64, "score_thresh": 0.0, "topk_candidates": 10}, lambda: picture(64)),
+    "retinanet_resnet50_fpn": (
+        BARE | {"min_size": 64, "score_thresh": 0.0, "topk_candidates": 10},
+        lambda: picture(64),
+    ),
+    "ssdlite320_mobilenet_v3_large": (BARE | {"score_thresh": 0.0, "topk_candidates": 10}, lambda: picture(64)),
+    "raft_small": ({}, lambda: (torch.rand(1, 3, 128, 128), torch.rand(1, 3, 128, 128), 2)),
+}
 
 
 def small_swin(two: bool) -> nn.Module:
@@ -108,6 +138,18 @@ def test_whole_architectures(name: str) -> None:
     other = secateur.slim(groups, again)
     assert secateur.record(other).proof.holds
     assert difference(outputs(other, groups.inputs), masked_outputs(groups, again.keep)) < 1e-9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_whole_families(name: str) -> None:
+    """Segmentation, video, detection and optical flow."""
+    settings, example = FAMILIES[name]
+    torch.manual_seed(0)
+    model = torchvision.models.get_model(name, weights=None, **settings)
+    groups, slim = check_laws(model, example())
+    assert sum(p.numel() for p in slim.parameters()) < 0.4 * sum(p.numel() for p in model.parameters())
+    assert not groups.unreached
 
 
 @pytest.mark.slow
