@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torchvision
@@ -63,18 +64,29 @@ def segmenters() -> dict[str, Callable[[], Built]]:
     return found
 
 
-CLIPS = {"mvit": (16, 64), "s3d": (16, 224), "swin3d": (4, 64)}  # frames and pixels; others take 8 of 32
-FIXED = ("mvit_v2_s",)  # of 224 pixels by its builder
+CLIPS = {"mvit": (8, 64), "s3d": (16, 224), "swin3d": (4, 64)}  # frames and pixels; others take 8 of 32
 
 
 def films() -> dict[str, Callable[[], Built]]:
     """All video models."""
     found: dict[str, Callable[[], Built]] = {}
     for name in torchvision.models.list_models(module=video):
-        length, side = CLIPS.get(name.split("_", maxsplit=1)[0], (8, 32)) if name not in FIXED else (16, 224)
-        sized = {"spatial_size": (side, side), "temporal_size": length} if name == "mvit_v1_b" else {}
-        found[name] = partial(build, name, partial(images, 3, length, side, side), **sized)
+        length, side = CLIPS.get(name.split("_", maxsplit=1)[0], (8, 32))
+        made = resized if name.startswith("mvit") else build
+        found[name] = partial(made, name, partial(images, 3, length, side, side))
     return found
+
+
+def resized(name: str, example: Callable[[], torch.Tensor]) -> Built:
+    """A vision transformer for clips of the example's size; its builder knows one size alone, its class any."""
+    length, *sides = example().shape[2:]
+    whole = video.mvit.MViT
+
+    def smaller(**settings: Any) -> nn.Module:
+        return whole(**{**settings, "spatial_size": tuple(sides), "temporal_size": length})
+
+    with patch.object(video.mvit, "MViT", smaller):
+        return build(name, example)
 
 
 def detectors() -> dict[str, Callable[[], Built]]:
