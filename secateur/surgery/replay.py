@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -96,7 +97,7 @@ class Narrowing:
 
 def _lines(value: Value, keep: Mapping[Atom, Any]) -> list[Tensor | None]:
     return [
-        torch.from_numpy(mask(d, keep)).nonzero().flatten() if any(a in keep for a in atoms(d)) else None
+        torch.from_numpy(np.flatnonzero(mask(d, keep))) if any(a in keep for a in atoms(d)) else None
         for d in value.dims or ()
     ]
 

@@ -21,9 +21,9 @@ aten = torch.ops.aten
 class Detector(nn.Module):
     """Boxes above a score are taken, thinned out and looked at once more; the scale is computed once and kept."""
 
-    def __init__(self, threshold: float = -0.3) -> None:
+    def __init__(self, threshold: float = -0.3, normed: bool = False) -> None:
         super().__init__()
-        self.threshold = threshold
+        self.threshold, self.normed = threshold, normed
         self.scale: float | None = None
         self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 6, 3, padding=1), nn.ReLU())
         self.score, self.box = nn.Conv2d(6, 1, 1), nn.Conv2d(6, 4, 1)
@@ -32,7 +32,7 @@ class Detector(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.scale is None:
             self.scale = 2 ** float(torch.tensor(1.0).log2().round())
-        features = self.stem(x)
+        features = nn.functional.normalize(self.stem(x)) if self.normed else self.stem(x)
         scores = self.score(features).flatten()
         corners = self.box(features)[0].flatten(1).t().sigmoid() * x.shape[-1]
         boxes = torch.cat([corners[:, :2], corners[:, :2] + corners[:, 2:] / 8], 1)
@@ -58,6 +58,15 @@ def test_what_lies_around_choices_is_pruned() -> None:
     assert {g.name: g.units for g in found} == {"stem.0": 8, "stem.2": 6, "hidden": 10}
     assert small.hidden.in_features == 3 * 4
     assert not found.unknown
+
+
+def test_statistics_before_choices_are_proven_over_kept_entries() -> None:
+    torch.manual_seed(0)
+    found = secateur.groups(redraw(Detector(normed=True)), picture())
+    assert found["stem.2"].proof == "kept statistics"
+    small = secateur.slim(found, random_plan(found))
+    assert secateur.record(small).proof.holds
+    assert len(found) == 3
 
 
 def test_a_run_between_finding_and_cutting_changes_nothing() -> None:
