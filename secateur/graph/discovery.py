@@ -51,11 +51,12 @@ def groups(model: nn.Module, example: Any = None, *, heads: Literal["whole", "in
     terms = rules.Terms()
     solve(recording, terms)
     dims = {leaf.name: leaf.value.dims or [] for leaf in recording.own()}
-    reached = _reached(recording) | _second_look(model, inputs, recording, terms, dims)
+    second = _second_look(model, inputs, recording, terms, dims)
+    reached = _reached(recording) | (_reached(second) if second else set())
     unreached = [leaf.name for leaf in recording.own() if leaf.name not in reached]
     for name in unreached:
         del dims[name]
-    solution = Solution(recording, terms, dims, equal=list(terms.equal))
+    solution = Solution(recording, terms, dims, equal=list(terms.equal), second=second)
     chosen, frozen = _choose(recording, dims, heads)
     pairs = list(zip(_build(recording, terms, dims, chosen), chosen, strict=True))
     items = tuple(g for g, _ in pairs if any(not m.buffer for m in g.members))
@@ -105,20 +106,22 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 def _second_look(
     model: nn.Module, inputs: Inputs, recording: Recording, terms: rules.Terms, dims: dict[str, list[Dim]]
-) -> set[str]:
-    """The tensors that a run in training mode reaches, over the same units, where evaluation left parameters aside.
+) -> Recording | None:
+    """A run in training mode, over the same units, where evaluation leaves parameters aside that training reaches.
 
-    So auxiliary heads follow the network they hang on. Empty where evaluation reaches all, or training cannot run.
+    So auxiliary heads follow the network they hang on. None where evaluation reaches all, or training cannot run.
     """
     reached = _reached(recording)
     if all(leaf.name in reached for leaf in recording.own() if leaf.kind == "parameter"):
-        return set()
+        return None
     try:
         second = record(model, inputs, training=True, dims=dims)
     except (TraceError, RuntimeError):
-        return set()
+        return None
+    if _reached(second) <= reached:
+        return None
     solve(second, terms)
-    return _reached(second)
+    return second
 
 
 def _reached(recording: Recording) -> set[str]:

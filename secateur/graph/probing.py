@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice, product
 from typing import TypeAlias
 
@@ -42,20 +43,32 @@ Place: TypeAlias = (
 
 def probe(model: nn.Module, solution: Solution, inputs: Inputs, minimum: Mapping[str, int]) -> dict[str, Reason]:
     """Learn the repairs and equalities of `model` into `solution`; returns the groups that cannot be cut, and why."""
-    return Prober(model, solution, inputs, minimum).run()
+    stopped = Prober(model, solution, inputs, minimum).run()
+    if solution.second is not None:
+        other = replace(solution, recording=solution.second)
+        stopped = Prober(model, other, inputs, minimum, stopped).run()
+        solution.repairs, solution.equal = other.repairs, other.equal
+    return stopped
 
 
 class Prober:
     """One model cut to trial widths, and what running it has taught."""
 
-    def __init__(self, model: nn.Module, solution: Solution, inputs: Inputs, minimum: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        solution: Solution,
+        inputs: Inputs,
+        minimum: Mapping[str, int],
+        stopped: Mapping[str, Reason] | None = None,
+    ) -> None:
         self.model, self.solution, self.inputs, self.minimum = model, solution, inputs, dict(minimum)
         self.calls = visible(solution.recording)
         self.modules = dict(model.named_modules())
         self.tensors = {name: tensor for name, (_, tensor) in named_tensors(model).items()}
-        self.repairs: dict[tuple[str, str], Repair] = {}
+        self.repairs: dict[tuple[str, str], Repair] = {(r.module, r.attribute): r for r in solution.repairs}
         self.refused: set[tuple[type[nn.Module], str]] = set()
-        self.stopped: dict[str, Reason] = {}
+        self.stopped: dict[str, Reason] = dict(stopped or {})
         self.runs = 0
         self.round = 0
         self.inside: dict[str, list[int]] = {}
@@ -323,7 +336,8 @@ class Prober:
         for drift in drifts:
             suspects = [a for v in drift.call.tensors() for d in v.dims or () for a in atoms(d)]
             exact = [a for a in suspects if self._explains(a, drift)]
-            names = [n for n, found in self.solution.atom_of.items() if found in set(exact or suspects)]
+            found_in = set(exact or suspects or self._around(drift))
+            names = [n for n, found in self.solution.atom_of.items() if found in found_in]
             text = f"a number is computed from this width ({drift.before:.4g} becomes {drift.after:.4g})"
             reason = Reason(text, str(drift.call.func), drift.call.module)
             fresh = [n for n in names if n not in self.stopped]
@@ -332,10 +346,22 @@ class Prober:
                 fresh = self._open(d for i in self.inside[drift.call.module] for d in dims_of(self.calls[i]))
             self.stopped.update(dict.fromkeys(fresh, reason))
 
+    def _around(self, drift: Drift) -> Iterator[Atom]:
+        """The atoms of dimensions in a module whose change explains that of a constant which the module makes."""
+        for i in self.inside.get(drift.call.module, []):
+            for d in dims_of(self.calls[i]):
+                if (share := size(d, self.counts) / max(1, size(d))) != 1 and is_power(drift, share):
+                    yield from atoms(d)
+
     def _explains(self, found: Atom, drift: Drift) -> bool:
         share = self.counts.get(found, found.size) / found.size
-        change = drift.after / drift.before if drift.before else 0.0
-        return share != 1 and any(abs(change - share**p) < 1e-6 for p in (-0.5, 0.5, -1.0, 1.0, -0.25, 0.25))
+        return share != 1 and is_power(drift, share)
+
+
+def is_power(drift: Drift, share: float) -> bool:
+    """Whether a number changed by a power of a width's change that attention scales and the like take."""
+    change = drift.after / drift.before if drift.before else 0.0
+    return any(abs(change - share**p) < 1e-6 for p in (-0.5, 0.5, -1.0, 1.0, -0.25, 0.25))
 
 
 def repairs_for(path: str, attribute: str, value: Number, table: Mapping[int, Mapping[int, Dim]]) -> Iterator[Repair]:

@@ -31,6 +31,13 @@ def _convolution(module: Any) -> dict[str, Any]:
     return {"in_channels": inner, "out_channels": outer}
 
 
+def _recurrent(module: Any) -> dict[str, Any]:
+    rows, columns = module.weight_ih_l0.shape
+    gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+    projected = {"proj_size": module.weight_hh_l0.shape[1]} if module.proj_size else {}
+    return {"input_size": columns, "hidden_size": rows // gates, **projected}
+
+
 STANDARD: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {
     nn.Linear: lambda m: {"in_features": m.weight.shape[1], "out_features": m.weight.shape[0]},
     nn.Bilinear: lambda m: dict(zip(("out_features", "in1_features", "in2_features"), m.weight.shape, strict=True)),
@@ -40,6 +47,8 @@ STANDARD: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {
     nn.GroupNorm: lambda m: {} if m.weight is None else {"num_channels": m.weight.shape[0]},
     nn.modules.batchnorm._NormBase: lambda m: {} if _vector(m) is None else {"num_features": len(_vector(m))},
     nn.modules.conv._ConvNd: _convolution,
+    nn.RNNBase: _recurrent,
+    nn.RNNCellBase: lambda m: {"input_size": m.weight_ih.shape[1], "hidden_size": m.weight_hh.shape[1]},
     nn.PReLU: lambda m: {"num_parameters": m.weight.shape[0]},
 }
 

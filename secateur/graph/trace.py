@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,7 +24,8 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
 
 from secateur.errors import InputError, TraceError
 from secateur.graph import hollow
-from secateur.graph.terms import Dim, atom, const
+from secateur.graph.choices import Choices, Execute, Held
+from secateur.graph.terms import Dim, atom, const, is_const, norm
 
 LeafKind = Literal["parameter", "buffer", "attribute", "input", "constant"]
 Medium = Literal["hollow", "fake", "real"]
@@ -110,7 +111,9 @@ class Recording:
 
     `medium` says what it ran on, so that later runs use the same: hollow tensors where they do, torch's fake ones where
     those are needed, real ones where the way through the model depends on values. `queries` are those of attention that
-    states no scale, with the module that runs it.
+    states no scale, with the module that runs it. `choices` are those that depend on values, and `seen` what they are
+    made from, in order. `written` are the attributes that the run changed, `training`
+    says in which mode it was.
     """
 
     calls: list[Call]
@@ -118,6 +121,10 @@ class Recording:
     outputs: list[Value]
     medium: Medium = "hollow"
     queries: list[tuple[str, Value]] = field(default_factory=list)
+    choices: Choices = field(default_factory=Choices)
+    seen: list[Value] = field(default_factory=list)
+    written: list[Written] = field(default_factory=list)
+    training: bool = False
 
     @property
     def scales(self) -> dict[str, float]:
@@ -126,6 +133,16 @@ class Recording:
         for path, query in self.queries:
             sizes.setdefault(path, set()).add(query.shape[-1])
         return {path: float(min(found)) ** -0.5 for path, found in sizes.items() if len(found) == 1}
+
+    @property
+    def compared(self) -> list[Value]:
+        """What runs are compared by: the results, and what choices are made from, where no cut changes its shape."""
+        return [*self.outputs, *(self.seen[i] for i in self.fixed)]
+
+    @property
+    def fixed(self) -> list[int]:
+        """Which of `seen` have a shape that no cut changes, by position."""
+        return [i for i, value in enumerate(self.seen) if all(is_const(norm(d)) for d in value.dims or ())]
 
     def own(self) -> Iterator[Leaf]:
         """The leaves that belong to the model."""
@@ -164,28 +181,57 @@ def named_tensors(model: nn.Module) -> dict[str, tuple[LeafKind, Tensor]]:
     return found
 
 
+@dataclass(frozen=True)
+class Written:
+    """An attribute that a run wrote: the path of its module, its name and its value before; `MISSING` for none."""
+
+    module: str
+    attribute: str
+    before: Any
+
+
+MISSING = object()
+
+
+def take_back(model: nn.Module, written: Iterable[Written]) -> None:
+    """Put attributes that a run wrote (caches, tables of positions) back to what they were before it."""
+    for one in written:
+        attributes = model.get_submodule(one.module).__dict__
+        if one.before is MISSING:
+            attributes.pop(one.attribute, None)
+        else:
+            attributes[one.attribute] = one.before.copy() if isinstance(one.before, list | dict) else one.before
+
+
 @contextlib.contextmanager
-def undisturbed(model: nn.Module, training: bool = False) -> Iterator[None]:
+def undisturbed(model: nn.Module, training: bool = False) -> Iterator[list[Written]]:
     """Runs the block with the model in evaluation (or training) mode and puts modes and attributes back afterwards.
 
-    A forward may write to its module (caches of attention biases, position tables); whatever it writes is taken back.
+    A forward may write to its module (caches of attention biases, position tables); whatever it writes is taken back,
+    and listed in what the block is given.
     """
     before = []
-    for module in model.modules():
+    written: list[Written] = []
+    for path, module in model.named_modules():
         state = {k: v.copy() for k, v in module.__dict__.items() if _is_own_store(k, v)}
-        before.append((module, dict(module.__dict__), state, dict(module._buffers)))
+        before.append((path, module, dict(module.__dict__), state, dict(module._buffers)))
     values = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if type(buffer) is Tensor]
     try:
-        model.train(training)
-        yield
+        set_mode(model, training)
+        yield written
     finally:
-        for module, originals, state, buffers in before:
+        for path, module, originals, state, buffers in before:
             for key in [k for k in module.__dict__ if k not in originals]:
+                written.append(Written(path, key, MISSING))
                 del module.__dict__[key]
             for key, value in originals.items():
+                if module.__dict__.get(key) is not value and key != "training":
+                    written.append(Written(path, key, state.get(key, value)))
                 module.__dict__[key] = value
                 if key not in state:
                     continue
+                if _differ(value, state[key]):
+                    written.append(Written(path, key, state[key]))
                 if type(value) is dict:
                     value.clear()
                     value.update(state[key])
@@ -197,6 +243,27 @@ def undisturbed(model: nn.Module, training: bool = False) -> Iterator[None]:
             for buffer, value in values:
                 if not torch.equal(buffer, value):
                     buffer.copy_(value)
+
+
+def set_mode(model: nn.Module, training: bool) -> None:
+    """Put a model into evaluation or training mode, but for torch's own layers.
+
+    What a model does beside evaluation is decided by its own modules; norms and dropout would only make it random, or
+    ask for more than one example.
+    """
+    model.train(training)
+    for module in model.modules():
+        if type(module).__module__.startswith("torch.nn.modules") and not module._modules:
+            module.training = False
+
+
+def _differ(now: Any, before: Any) -> bool:
+    """Whether a list or a dictionary holds other objects than before."""
+    if len(now) != len(before):
+        return True
+    if type(now) is dict:
+        return any(key not in now or now[key] is not value for key, value in before.items())
+    return any(a is not b for a, b in zip(now, before, strict=True))
 
 
 def _is_own_store(key: str, value: Any) -> bool:
@@ -240,22 +307,28 @@ class PlainFunctions(TorchFunctionMode):
 
 @contextlib.contextmanager
 def plain_kernels(stack: Sequence[str] = (), scales: Mapping[str, float] | None = None) -> Iterator[PlainFunctions]:
-    """Runs the block with attention spelled out as matrix products and softmax and without fused inference paths.
+    """Runs the block with attention and recurrent layers spelled out and without fused inference paths.
 
     `stack` holds the paths of the modules at work; `scales` the attention scales to use where a module states none.
     """
-    fast = torch.backends.mha.get_fastpath_enabled()
+    fast, onednn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    torch._C._set_mkldnn_enabled(False)  # it runs recurrent layers as one operator
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)  # it prints whole tracebacks of errors that are caught and told in words
     functions = PlainFunctions(stack, scales or {})
     try:
-        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), torch.no_grad(), functions:
+        with (
+            torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
+            torch.no_grad(),
+            functions,
+        ):
             yield functions
     finally:
         logger.setLevel(level)
         torch.backends.mha.set_fastpath_enabled(fast)
+        torch._C._set_mkldnn_enabled(onednn)
 
 
 @contextlib.contextmanager
@@ -285,17 +358,22 @@ def call_plainly(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return func(*args, **kwargs)
 
 
+def execution(medium: Medium) -> Execute:
+    """How calls are made on tensors of a kind."""
+    return hollow.run if medium == "hollow" else call_plainly
+
+
 class Recorder(TorchDispatchMode):
     """Writes down every ATen call made while it is active."""
 
-    def __init__(self, leaves: Sequence[Leaf], stack: list[str], medium: Medium) -> None:
+    def __init__(self, leaves: Sequence[Leaf], stack: list[str], medium: Medium, held: Held) -> None:
         super().__init__()
         self.calls: list[Call] = []
         self.leaves = list(leaves)
         self.stack = stack
         self.values: dict[int, Value] = {id(leaf.tensor): leaf.value for leaf in leaves}
         self.alive: list[Tensor] = [leaf.tensor for leaf in leaves]  # ids stay unique as long as the tensors live
-        self.execute = hollow.run if medium == "hollow" else call_plainly
+        self.execute = held.around(execution(medium))
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -353,23 +431,67 @@ def record(
     """
     tensors = named_tensors(model)
     _check_devices(tensors, inputs)
-    with undisturbed(model, training):  # outside the fake mode, so that it restores real values
-        with contextlib.suppress(Exception):  # whatever it is, fake tensors know more and tell it better
-            return _run(model, tree_map_only(Tensor, hollow.of, inputs), tensors, dims, "hollow")
+
+    def attempt(run: Callable[..., Recording], *choices: Choices) -> Recording:
+        with undisturbed(model, training) as written:  # outside the fake mode, so that it restores real values
+            recording = run(model, inputs, tensors, dims, *choices)
+        recording.written, recording.training = written, training
+        return recording
+
+    with contextlib.suppress(Exception):  # whatever it is, fake tensors know more and tell it better
+        return attempt(_run_hollow)
+    try:
+        return attempt(_run_fake)
+    except (DataDependentOutputException, DynamicOutputShapeException):
+        with undisturbed(model, training):
+            choices = _choose(model, inputs)
+    for run in (_run_hollow, _run_fake):
+        with contextlib.suppress(Exception):
+            return attempt(run, choices)
+    return attempt(_run_real, choices)
+
+
+def _choose(model: nn.Module, inputs: Inputs) -> Choices:
+    """What the model chooses by looking at values when it is run on the example."""
+    choices = Choices()
+    with plain_kernels(), Held(choices, writing=True):
         try:
-            with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-                return _run(model, tree_map_only(Tensor, fake.from_tensor, inputs), tensors, dims, "fake")
-        except (DataDependentOutputException, DynamicOutputShapeException):
-            return _run(model, inputs, tensors, dims, "real")
+            model(*inputs[0], **inputs[1])
+        except Exception as error:
+            raise _failure(error, model) from error
+    return choices
+
+
+Owned = Mapping[str, tuple[LeafKind, Tensor]]
+Known = Mapping[str, list[Dim]] | None
+
+
+def _run_hollow(
+    model: nn.Module, inputs: Inputs, tensors: Owned, dims: Known, choices: Choices | None = None
+) -> Recording:
+    return _run(model, tree_map_only(Tensor, hollow.of, inputs), tensors, dims, "hollow", choices)
+
+
+def _run_fake(
+    model: nn.Module, inputs: Inputs, tensors: Owned, dims: Known, choices: Choices | None = None
+) -> Recording:
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        return _run(model, tree_map_only(Tensor, fake.from_tensor, inputs), tensors, dims, "fake", choices)
+
+
+def _run_real(model: nn.Module, inputs: Inputs, tensors: Owned, dims: Known, choices: Choices) -> Recording:
+    return _run(model, inputs, tensors, dims, "real", choices)
 
 
 def _run(
     model: nn.Module,
     inputs: Inputs,
-    tensors: Mapping[str, tuple[LeafKind, Tensor]],
-    dims: Mapping[str, list[Dim]] | None,
+    tensors: Owned,
+    dims: Known,
     medium: Medium,
+    choices: Choices | None = None,
 ) -> Recording:
+    choices = choices or Choices()
     leaves = []
     for name, (kind, tensor) in tensors.items():
         own = dims[name] if dims and name in dims else [atom(n) for n in tensor.shape]
@@ -377,22 +499,28 @@ def _run(
     for i, tensor in enumerate(t for t in tree_flatten(inputs)[0] if isinstance(t, Tensor)):
         leaves.append(Leaf(f"input {i}", "input", tensor, Value(tuple(tensor.shape), [const(n) for n in tensor.shape])))
     with module_stack(model) as stack, plain_kernels(stack) as functions:
-        recorder = Recorder(leaves, stack, medium)
+        held = Held(choices)
+        recorder = Recorder(leaves, stack, medium, held)
         try:
             with recorder:
                 output = model(*inputs[0], **inputs[1])
         except (DataDependentOutputException, DynamicOutputShapeException):
             raise
         except Exception as error:
-            path = failing_module(error, model)
-            place = f"in module '{path}' ({type(model.get_submodule(path)).__name__})" if path else "in its forward"
-            raise TraceError(
-                f"The model raised {type(error).__name__} {place} when it was called on the example: {error}. "
-                f"Call the model on the example yourself; it must run before it can be pruned."
-            ) from error
+            raise _failure(error, model) from error
         outputs = [recorder.value(t) for t in tensors_of(output)]
         queries = [(path, recorder.value(query)) for path, query in functions.queries]
-    return Recording(recorder.calls, recorder.leaves, outputs, medium, queries)
+        seen = [recorder.value(tensor) for tensor in held.seen]
+    return Recording(recorder.calls, recorder.leaves, outputs, medium, queries, choices, seen)
+
+
+def _failure(error: Exception, model: nn.Module) -> TraceError:
+    path = failing_module(error, model)
+    place = f"in module '{path}' ({type(model.get_submodule(path)).__name__})" if path else "in its forward"
+    return TraceError(
+        f"The model raised {type(error).__name__} {place} when it was called on the example: {error}. "
+        f"Call the model on the example yourself; it must run before it can be pruned."
+    )
 
 
 def failing_module(error: BaseException, model: nn.Module) -> str | None:

@@ -11,10 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from secateur.graph.choices import holding
 from secateur.graph.terms import Atom, Dim, atoms, mask, size
 from secateur.graph.trace import Call, Recording, Value
 
@@ -95,7 +97,7 @@ class Narrowing:
 
 def _lines(value: Value, keep: Mapping[Atom, Any]) -> list[Tensor | None]:
     return [
-        torch.from_numpy(mask(d, keep)).nonzero().flatten() if any(a in keep for a in atoms(d)) else None
+        torch.from_numpy(np.flatnonzero(mask(d, keep))) if any(a in keep for a in atoms(d)) else None
         for d in value.dims or ()
     ]
 
@@ -131,7 +133,7 @@ def _run(
         else:
             known[id(leaf.value)] = tensors[leaf.name]
     last = last_uses(recording)
-    with torch.no_grad():
+    with torch.no_grad(), holding(recording.choices):
         for position, call in enumerate(recording.calls):
             args = tree_map_only(Value, lambda v: known[id(v)], call.args)
             result = compute(call, args)
@@ -140,7 +142,7 @@ def _run(
                 known[id(value)] = tensor
             for gone in last.get(position, ()):
                 known.pop(gone, None)
-    return [known[id(value)] for value in recording.outputs]
+    return [known[id(value)] for value in recording.compared]
 
 
 def last_uses(recording: Recording) -> dict[int, list[int]]:
@@ -149,7 +151,7 @@ def last_uses(recording: Recording) -> dict[int, list[int]]:
     for position, call in enumerate(recording.calls):
         for value in (*call.tensors(), *call.outs):
             last[id(value)] = position
-    for value in recording.outputs:
+    for value in recording.compared:
         last.pop(id(value), None)
     by_position: dict[int, list[int]] = {}
     for value_id, position in last.items():

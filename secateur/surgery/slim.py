@@ -13,7 +13,7 @@ from secateur.graph.cutting import Kept, cut_optimizer, cut_tensor, rebuild
 from secateur.graph.discovery import check_finite, groups
 from secateur.graph.repair import set_attribute, standard
 from secateur.graph.terms import size
-from secateur.graph.trace import named_tensors
+from secateur.graph.trace import named_tensors, take_back
 from secateur.graph.units import Frozen, Group, Groups
 from secateur.planning import Budget, Plan, plan
 from secateur.surgery.record import GroupCut, Proof, Record, apply_masks, attach, record
@@ -98,6 +98,8 @@ def cut(groups: Groups, keep: Mapping[str, Tensor]) -> tuple[nn.Module, list[tup
     kept = solution.kept(keep)
     tensors = {name: t for name, (_, t) in named_tensors(groups.model).items()}
     module = rebuild(groups.model, {name: cut_tensor(tensors[name], lines) for name, lines in kept.items()})
+    for recording in solution.recordings:
+        take_back(module, recording.written)
     for path, scale in kept_scales(groups, keep).items():
         keep_scale(module.get_submodule(path), scale)
     counts = solution.counts({name: len(k) for name, k in keep.items()})
@@ -106,7 +108,7 @@ def cut(groups: Groups, keep: Mapping[str, Tensor]) -> tuple[nn.Module, list[tup
         value = repair.value(counts)
         set_attribute(module.get_submodule(repair.module), repair.attribute, value)
         done.append((repair.module, repair.attribute, value))
-    done += standard(module, solution.recording.calls, counts)
+    done += standard(module, solution.calls, counts)
     return module, done
 
 

@@ -66,6 +66,9 @@ def apply(terms: Terms, call: Call) -> None:
         _unknown(terms, call)
         return
     inputs = call.tensors()
+    if call.outs and 0 in call.outs[0].shape:
+        for dim in (d for v in inputs if v.leaves for d in dims_of(v)):
+            terms.freeze(dim, "it meets an empty tensor on the example, so no wrong cut of it would show")
     origin = frozenset().union(*(v.leaves for v in inputs)) if inputs and all(v.leaves for v in inputs) else frozenset()
     for out, dims in zip(call.outs, found(terms, call), strict=False):
         if out.dims is None:
