@@ -5,4 +5,15 @@ from secateur.measures.cost import Size, size
 from secateur.measures.prunability import Prunability, prunability
 from secateur.measures.timing import Comparison, Latency, compare, latency
 
-__all__ = ["Accuracy", "Comparison", "Latency", "Prunability", "Size", "accuracy", "compare", "latency", "prunability", "size"]
+__all__ = [
+    "Accuracy",
+    "Comparison",
+    "Latency",
+    "Prunability",
+    "Size",
+    "accuracy",
+    "compare",
+    "latency",
+    "prunability",
+    "size",
+]
