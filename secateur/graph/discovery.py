@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import chain, product
 from typing import Any, Literal
 
 import torch
@@ -29,7 +30,7 @@ def solve(recording: Recording, terms: rules.Terms) -> None:
         rules.apply(terms, call)
     terms.here = Reason("", "output", "")
     for value in recording.outputs:
-        for dim in value.dims or ():
+        for dim in value.dims or () if id(value) not in recording.memory else ():
             terms.freeze(dim, "it is an output of the model")
 
 
@@ -139,16 +140,16 @@ def _choose(recording: Recording, dims: Mapping[str, list[Dim]], heads: str) -> 
     for leaf in _known(recording, dims):
         for axis, dim in enumerate(dims[leaf.name]):
             d = norm(dim)
-            for product in _products(d):
-                if len(set(product)) > 1:
-                    rivals.append(product)
-                repeated |= {a for a in product if product.count(a) > 1}
+            for found in _products(d):
+                if len(set(found)) > 1:
+                    rivals.append(found)
+                repeated |= {a for a in found if found.count(a) > 1}
             seen.update(dict.fromkeys(atoms(d)))
             if is_const(d) and leaf.kind == "parameter" and (reason := _why(dim)) and reason[0] != KERNEL:
                 frozen.append(Frozen(f"{leaf.name}[{axis}]", size(d), *reason))
     dropped: dict[Atom, str] = dict.fromkeys(repeated, "its units meet each other in one dimension")
-    for product in rivals:
-        open_ = [a for a in dict.fromkeys(product) if a not in dropped]
+    for rival in rivals:
+        open_ = [a for a in dict.fromkeys(rival) if a not in dropped]
         if len(open_) > 1:
             best = open_[-1] if heads == "inner" else next((a for a in open_ if a.size >= 3), open_[-1])
             for other in open_:
@@ -168,16 +169,18 @@ def _why(dim: Dim) -> tuple[str, str, str] | None:
 def _products(dim: Dim) -> Iterable[list[Atom]]:
     """The free atoms that multiply each other in a normed dimension; parts of a Cat with what multiplies the Cat."""
     outer: list[Atom] = []
-    nested: list[list[Atom]] = []
+    nested: list[list[list[Atom]]] = []
     for factor in dim:
         if isinstance(factor, Atom):
             outer.append(factor)
         elif isinstance(factor, Cat):
-            nested.extend(p for part in factor.parts for p in _products(part))
-    order = {a: i for i, a in enumerate(atoms(dim))}
-    if not nested:
+            nested.append([p for part in factor.parts for p in _products(part)])
+    order = {a: i for i, a in enumerate(dict.fromkeys(atoms(dim)))}  # by first place: parts may share an outer factor
+    choices = [parts for parts in nested if parts]
+    if not choices:
         return [outer] if outer else []
-    return [sorted([*outer, *inner], key=order.__getitem__) for inner in nested]
+    combined = ([*outer, *chain(*inner)] for inner in product(*choices))
+    return [sorted(found, key=order.__getitem__) for found in combined]
 
 
 def _where(recording: Recording, dims: Mapping[str, list[Dim]], wanted: Atom) -> list[str]:

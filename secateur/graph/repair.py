@@ -9,6 +9,7 @@ instead and units are restored.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -61,11 +62,16 @@ class Repair:
 
 
 def set_attribute(module: nn.Module, attribute: str, value: Number) -> None:
-    """Set a dotted attribute: `"num_heads"`, `"config.hidden_size"`."""
+    """Set a dotted attribute: `"num_heads"`, `"config.hidden_size"`.
+
+    Configurations are shared by all modules of a model, whose widths may differ: the module gets one of its own.
+    """
     *path, name = attribute.split(".")
     owner: Any = module
     for part in path:
-        owner = getattr(owner, part)
+        own = copy.copy(getattr(owner, part))
+        setattr(owner, part, own)
+        owner = own
     setattr(owner, name, value)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,13 +16,17 @@ from secateur.graph.rules import Terms
 from secateur.graph.terms import Atom, Dim, atoms, mask, norm, size
 from secateur.graph.trace import Recording
 
+if TYPE_CHECKING:
+    from secateur.graph.configuration import Stated
+
 
 @dataclass(eq=False)
 class Solution:
     """The recording of one model and the terms that explain it.
 
     `dims` gives the terms of every tensor that the model owns; `equal` pairs of dimensions that must keep equal sizes;
-    `repairs` the attributes that follow sizes.
+    `repairs` the attributes that follow sizes; `stated` the numbers of the model's configuration, once they are asked
+    for.
     """
 
     recording: Recording
@@ -30,6 +35,7 @@ class Solution:
     atom_of: dict[str, Atom] = field(default_factory=dict)
     equal: list[tuple[Dim, Dim]] = field(default_factory=list)
     repairs: list[Repair] = field(default_factory=list)
+    stated: list[Stated] | None = None
 
     def counts(self, by_name: Mapping[str, int]) -> dict[Atom, int]:
         """Units left for each atom, from units left for each group."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -110,7 +111,7 @@ class Recording:
 
     `medium` says what it ran on, so that later runs use the same: hollow tensors where they do, torch's fake ones where
     those are needed, real ones where the way through the model depends on values. `queries` are those of attention that
-    states no scale, with the module that runs it.
+    states no scale, with the module that runs it. `memory`: the ids of outputs that only the model itself reads.
     """
 
     calls: list[Call]
@@ -118,6 +119,7 @@ class Recording:
     outputs: list[Value]
     medium: Medium = "hollow"
     queries: list[tuple[str, Value]] = field(default_factory=list)
+    memory: frozenset[int] = frozenset()
 
     @property
     def scales(self) -> dict[str, float]:
@@ -391,8 +393,9 @@ def _run(
                 f"Call the model on the example yourself; it must run before it can be pruned."
             ) from error
         outputs = [recorder.value(t) for t in tensors_of(output)]
+        memory = frozenset(id(recorder.value(t)) for t in memory_of(model, inputs, output))
         queries = [(path, recorder.value(query)) for path, query in functions.queries]
-    return Recording(recorder.calls, recorder.leaves, outputs, medium, queries)
+    return Recording(recorder.calls, recorder.leaves, outputs, medium, queries, memory)
 
 
 def failing_module(error: BaseException, model: nn.Module) -> str | None:
@@ -417,6 +420,21 @@ def tensors_of(output: Any) -> list[Tensor]:
     if hasattr(output, "__dict__") and not isinstance(output, nn.Module | type):
         return [t for v in vars(output).values() for t in tensors_of(v)]
     return []
+
+
+def memory_of(model: nn.Module, inputs: Inputs, output: Any) -> list[Tensor]:
+    """The tensors that a model returns in order to get them back: those under the name of an argument left out.
+
+    A cache of keys and values or the state of a recurrence has no other reader, so its widths need not stay.
+    """
+    fields = output if isinstance(output, Mapping) else getattr(output, "__dict__", {})
+    try:
+        arguments = inspect.signature(model.forward).bind_partial(*inputs[0], **inputs[1])
+    except (TypeError, ValueError):
+        return []
+    left_out = set(arguments.signature.parameters) - set(arguments.arguments)
+    seen = {id(t) for name, value in fields.items() if name not in left_out for t in tensors_of(value)}
+    return [t for name in left_out & set(fields) for t in tensors_of(fields[name]) if id(t) not in seen]
 
 
 def _check_devices(tensors: Mapping[str, tuple[LeafKind, Tensor]], inputs: Inputs) -> None:

@@ -84,7 +84,7 @@ class Narrowing:
     def __call__(self, call: Call, args: Mapping[str, Any]) -> Any:
         """The call's results, of full size."""
         narrow = {
-            name: _narrow(raw, args[name], self.keep) if _has_value(raw) else args[name]
+            name: narrowed(raw, args[name], self.keep) if _has_value(raw) else args[name]
             for name, raw in call.args.items()
         }
         result = invoke(call, narrow, self.counts)
@@ -100,13 +100,14 @@ def _lines(value: Value, keep: Mapping[Atom, Any]) -> list[Tensor | None]:
     ]
 
 
-def _narrow(raw: Any, given: Any, keep: Mapping[Atom, Any]) -> Any:
+def narrowed(raw: Any, given: Any, keep: Mapping[Atom, Any]) -> Any:
+    """What is left of the tensors `given` for the recorded `raw` (a value, or a list with values) when units leave."""
     if isinstance(raw, Value):
         for axis, line in enumerate(_lines(raw, keep)):
             if line is not None:
                 given = given.index_select(axis, line.to(given.device))
         return given
-    return [_narrow(r, g, keep) if _has_value(r) else g for r, g in zip(raw, given, strict=True)]
+    return [narrowed(r, g, keep) if _has_value(r) else g for r, g in zip(raw, given, strict=True)]
 
 
 def _widen(narrow: Tensor, value: Value, keep: Mapping[Atom, Any]) -> Tensor:

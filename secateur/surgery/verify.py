@@ -29,7 +29,7 @@ from secateur.graph.units import Group, Groups
 from secateur.surgery.following import Follower
 from secateur.surgery.kernels import LARGE, depthwise, is_depthwise, is_streamed, streamed
 from secateur.surgery.record import Proof
-from secateur.surgery.replay import DTYPES, Narrowing, interpret, replay
+from secateur.surgery.replay import DTYPES, Narrowing, interpret, narrowed, replay
 
 TOLERANCE = 1e-9
 
@@ -68,14 +68,19 @@ class Verifier:
         zeroed = {name: self._copy(name, t) for name, t in self.tensors.items()}
         self._zero(zeroed, keep)
         if all(self.groups[name].proof == "exact" for name in keep):
-            masked = error(self._forward(rebuild(self.groups.model, zeroed)), replayed)
+            masked = error(self._left(self._forward(rebuild(self.groups.model, zeroed)), keep), replayed)
             return Proof(masked, apart, None, TOLERANCE, "float64")
         kept = self.solution.keep(keep)
         seen, arrived = self._followed(self.groups.model, zeroed, {}, Narrowing(kept))
         if not arrived:
             with plain_kernels(), Promote(self.dtype):
                 seen = interpret(self.solution.recording, zeroed, self.flat, kept)
-        return Proof(None, apart, error(seen, replayed), TOLERANCE, "float64")
+        return Proof(None, apart, error(self._left(seen, keep), replayed), TOLERANCE, "float64")
+
+    def _left(self, outputs: Sequence[Tensor], keep: Keep) -> list[Tensor]:
+        """The full model's outputs with kept entries only: memory that it returns (a cache) is cut with its units."""
+        values, kept = self.solution.recording.outputs, self.solution.keep(keep)
+        return [narrowed(value, t, kept) for value, t in zip(values, outputs, strict=True)]
 
     def _followed(
         self,

@@ -42,6 +42,18 @@ def addmm(terms: Terms, call: Call) -> Sequence[Dims]:
     return [out]
 
 
+@rule("_grouped_mm", "transformers::grouped_mm_fallback")
+def grouped_mm(terms: Terms, call: Call) -> Sequence[Dims]:
+    """Rows sorted by expert, every run of them times the matrix of its own expert."""
+    a, b, *other = call.tensors()
+    if (len(a.shape), len(b.shape)) != (2, 3):
+        return []
+    for d in (dims_of(b)[0], *(d for v in other for d in dims_of(v))):
+        terms.freeze(d, "its entries are chosen by the data")
+    _product(terms, a, b, dims_of(a)[1], dims_of(b)[1])
+    return [[dims_of(a)[0], dims_of(b)[2]]]
+
+
 @rule("linear")
 def linear(terms: Terms, call: Call) -> Sequence[Dims]:
     x, w = call["input"], call["weight"]
