@@ -159,8 +159,9 @@ class Prober:
                 if self._try([repair], deviation.position):
                     return True
             first = list({r.attribute: r for r in reversed(options)}.values())
-            if len(first) > 1 and self._try(first, deviation.position):
-                return True
+            for joint in (*self._joint(options, deviation), first):
+                if len(joint) > 1 and self._try(joint, deviation.position):
+                    return True
             if self.runs >= RUNS:
                 break
         return False
@@ -182,8 +183,21 @@ class Prober:
         )
         table = renamings([self.calls[i] for i in near if 0 <= i < len(self.calls)], self.counts, self._own_dims(path))
         for attribute, value in integers(self.modules[path]):
-            if (path, attribute) not in self.repairs and self._kind(path, attribute) not in self.refused:
-                yield from repairs_for(path, attribute, value, table)
+            if self._kind(path, attribute) in self.refused:
+                continue
+            known = self.repairs.get((path, attribute))
+            now = None if known is None else known.value(self.counts)
+            yield from (r for r in repairs_for(path, attribute, value, table) if r.value(self.counts) != now)
+
+    def _joint(self, options: list[Repair], deviation: Deviation) -> Iterator[list[Repair]]:
+        """One attribute for each size that the call at the deviation names: sizes that must add up change together."""
+        if deviation.position >= len(self.calls):
+            return
+        named = {d: None for dims in self.calls[deviation.position].resize.values() for d in _several(dims)}
+        choices = [[r for r in options if r.kind is int and r.dims == d] for d in map(norm, named)]
+        several = [found for found in choices if found]
+        if len(several) > 1:
+            yield from map(list, islice(product(*several), 8))
 
     def _own_dims(self, path: str) -> list[Dim]:
         prefix = f"{path}." if path else ""
@@ -221,18 +235,31 @@ class Prober:
             for path, module in self.modules.items():
                 if type(module) is not kind or path == repair.module or (path, repair.attribute) in self.repairs:
                     continue
-                table = renamings(
-                    [self.calls[i] for i in self.inside.get(path, [])[:200]], self.counts, self._own_dims(path)
-                )
                 for attribute, value in integers(module):
                     if attribute == repair.attribute:
-                        found += list(islice(repairs_for(path, attribute, value, table), 1))
+                        found += list(islice(self._likewise(repair, path, value), 1))
         if found:
             undo = self._set(found)
             if self._reaches(position):
                 self.repairs.update({(r.module, r.attribute): r for r in found})
             else:
                 self._undo(undo)
+
+    def _likewise(self, repair: Repair, path: str, value: Number) -> Iterator[Repair]:
+        """The same repair of another module: by the place of its dimension where both make as many calls, else by size.
+
+        Modules without calls, or with others, are told by the sizes that change.
+        """
+        own, other = self.inside.get(repair.module, []), self.inside.get(path, [])
+        if len(own) == len(other) and repair.kind is int and isinstance(value, int):
+            places = (place for place, run in self._places(repair.module, range(len(own))) if run == repair.dims)
+            runs = (self._at(path, place) for place in islice(places, WINDOW))
+            same = next((run for run in runs if run is not None and size(run) == value), None)
+            if same is not None:
+                yield Repair(path, repair.attribute, same, int)
+                return
+        table = renamings([self.calls[i] for i in other[:200]], self.counts, self._own_dims(path))
+        yield from repairs_for(path, repair.attribute, value, table)
 
     # Two sizes must be equal
 
@@ -336,6 +363,10 @@ class Prober:
         share = self.counts.get(found, found.size) / found.size
         change = drift.after / drift.before if drift.before else 0.0
         return share != 1 and any(abs(change - share**p) < 1e-6 for p in (-0.5, 0.5, -1.0, 1.0, -0.25, 0.25))
+
+
+def _several(dims: Dim | list[Dim]) -> list[Dim]:
+    return dims if isinstance(dims, list) else [dims]
 
 
 def repairs_for(path: str, attribute: str, value: Number, table: Mapping[int, Mapping[int, Dim]]) -> Iterator[Repair]:

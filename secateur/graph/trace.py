@@ -11,6 +11,7 @@ import contextlib
 import functools
 import inspect
 import logging
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -177,10 +178,12 @@ def undisturbed(model: nn.Module, training: bool = False) -> Iterator[None]:
         state = {k: v.copy() for k, v in module.__dict__.items() if _is_own_store(k, v)}
         before.append((module, dict(module.__dict__), state, dict(module._buffers)))
     values = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if type(buffer) is Tensor]
+    _forget(model)
     try:
         model.train(training)
         yield
     finally:
+        _forget(model)
         for module, originals, state, buffers in before:
             for key in [k for k in module.__dict__ if k not in originals]:
                 del module.__dict__[key]
@@ -199,6 +202,28 @@ def undisturbed(model: nn.Module, training: bool = False) -> Iterator[None]:
             for buffer, value in values:
                 if not torch.equal(buffer, value):
                     buffer.copy_(value)
+
+
+def _forget(model: nn.Module) -> None:
+    """Empty what `functools.lru_cache` remembers of functions beside the model's classes: it would outlast the run."""
+    classes = {c for module in model.modules() for c in type(module).__mro__ if not c.__module__.startswith("torch.")}
+    homes: list[Any] = [
+        *classes,
+        *(sys.modules[name] for name in {c.__module__ for c in classes} if name in sys.modules),
+    ]
+    for home in homes:
+        for value in list(vars(home).values()):
+            cells = getattr(value, "__closure__", None) or ()
+            for function in (value, *(cell.cell_contents for cell in cells if _filled(cell))):
+                if isinstance(function, functools._lru_cache_wrapper):
+                    function.cache_clear()
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False
 
 
 def _is_own_store(key: str, value: Any) -> bool:

@@ -60,7 +60,7 @@ STATISTICS = frozenset(  # operators whose result depends on how many entries th
     (
         "native_layer_norm _fused_rms_norm rms_norm layer_norm native_group_norm _softmax _log_softmax _safe_softmax "
         "softmax log_softmax mean amax amin var std norm linalg_vector_norm all logsumexp prod var_mean std_mean "
-        "aminmax max min sum native_batch_norm _native_batch_norm_legit"
+        "aminmax max min sum native_batch_norm _native_batch_norm_legit _weight_norm_interface"
     ).split()
 )
 

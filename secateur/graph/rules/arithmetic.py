@@ -121,6 +121,18 @@ def layer_norm(terms: Terms, call: Call) -> Sequence[Dims]:
     return [dims_of(x) if i == 0 else outer + [()] * (len(out.shape) - len(outer)) for i, out in enumerate(call.outs)]
 
 
+@rule("_weight_norm_interface")
+def weight_norm(terms: Terms, call: Call) -> Sequence[Dims]:
+    """A tensor over its norm along all dimensions but one, times a factor for each entry of that one."""
+    v, g = call["v"], call["g"]
+    axis = axis_of(v, call["dim"])
+    for i, d in enumerate(dims_of(v)):
+        if i != axis:
+            terms.flag(d, "statistics")
+    terms.unify(dims_of(v)[axis], dims_of(g)[axis])
+    return [dims_of(v), dims_of(g)]
+
+
 @rule("native_group_norm")
 def group_norm(terms: Terms, call: Call) -> Sequence[Dims]:
     x, groups = call["input"], call["group"]
