@@ -56,19 +56,45 @@ def groups(model: nn.Module, example: Any = None, *, heads: Literal["whole", "in
     unreached = [leaf.name for leaf in recording.own() if leaf.name not in reached]
     for name in unreached:
         del dims[name]
+    attempts: list[Groups] = []
+    closed: dict[Atom, str] = {}
+    fallen: dict[Atom, str] = {}
+    while not attempts or fallen.keys() - closed.keys():
+        closed |= fallen
+        result, fallen = _attempt(model, inputs, recording, terms, dims, heads=heads, closed=closed)
+        attempts.append(result)
+    best = min(attempts, key=_floor)
+    parameters = {name for name, _ in model.named_parameters()}
+    best.unreached = tuple(name for name in unreached if name in parameters)
+    return best
+
+
+def _attempt(
+    model: nn.Module,
+    inputs: Inputs,
+    recording: Recording,
+    terms: rules.Terms,
+    dims: dict[str, list[Dim]],
+    *,
+    heads: str,
+    closed: Mapping[Atom, str],
+) -> tuple[Groups, dict[Atom, str]]:
+    """The groups over one choice of factors; and those that turned out not to be prunable though others wait, and why.
+
+    `closed` atoms are not chosen: where heads cannot be cut, the size of a head may.
+    """
     solution = Solution(recording, terms, dims, equal=list(terms.equal))
-    chosen, frozen = _choose(recording, dims, heads)
+    chosen, frozen, rivals = _choose(recording, dims, heads, closed)
     pairs = list(zip(_build(recording, terms, dims, chosen), chosen, strict=True))
     items = tuple(g for g, _ in pairs if any(not m.buffer for m in g.members))
     solution.atom_of = {g.name: found for g, found in pairs if g in items}
-    parameters = {name for name, _ in model.named_parameters()}
+    asked = dict(solution.atom_of)
     result = Groups(
         kind="slices",
         model=model,
         items=items,
         cost_model=StructuralCost(recording, solution),
         frozen=tuple(frozen),
-        unreached=tuple(name for name in unreached if name in parameters),
         unknown=tuple(f"{op} in '{where}'" for op, where in terms.unknown.items()),
         inputs=inputs,
         solution=solution,
@@ -76,7 +102,13 @@ def groups(model: nn.Module, example: Any = None, *, heads: Literal["whole", "in
     for name, reason in probe(model, solution, inputs, {g.name: g.minimum for g in items}).items():
         result.freeze(name, Frozen(name, result[name].units, reason.text, reason.operator, reason.module))
     _freeze_the_held(result)
-    return result
+    why = {f.name: f.reason for f in result.frozen}
+    return result, {found: why[name] for name, found in asked.items() if name in why and found in rivals}
+
+
+def _floor(found: Groups) -> int:
+    """How few parameters can remain."""
+    return found.cost(found.balance({g.name: g.minimum for g in found})).params
 
 
 def _freeze_the_held(found: Groups) -> None:
@@ -131,8 +163,13 @@ def _known(recording: Recording, dims: Mapping[str, list[Dim]]) -> list[Leaf]:
     return [leaf for leaf in recording.own() if leaf.name in dims]
 
 
-def _choose(recording: Recording, dims: Mapping[str, list[Dim]], heads: str) -> tuple[list[Atom], list[Frozen]]:
-    """The atoms that become groups, one for each product, in order of appearance; and what is frozen, with reasons."""
+def _choose(
+    recording: Recording, dims: Mapping[str, list[Dim]], heads: str, closed: Mapping[Atom, str]
+) -> tuple[list[Atom], list[Frozen], set[Atom]]:
+    """The atoms that become groups, one for each product, in order of appearance; and what is frozen, with reasons.
+
+    Last, the atoms for which others were left out.
+    """
     seen: dict[Atom, None] = {}
     rivals: list[list[Atom]] = []
     frozen: list[Frozen] = []
@@ -148,17 +185,20 @@ def _choose(recording: Recording, dims: Mapping[str, list[Dim]], heads: str) -> 
             if is_const(d) and leaf.kind == "parameter" and (reason := _why(dim)) and reason[0] != KERNEL:
                 frozen.append(Frozen(f"{leaf.name}[{axis}]", size(d), *reason))
     dropped: dict[Atom, str] = dict.fromkeys(repeated, "its units meet each other in one dimension")
+    dropped |= closed
+    preferred: set[Atom] = set()
     for rival in rivals:
         open_ = [a for a in dict.fromkeys(rival) if a not in dropped]
         if len(open_) > 1:
             best = open_[-1] if heads == "inner" else next((a for a in open_ if a.size >= 3), open_[-1])
+            preferred.add(best)
             for other in open_:
                 if other is not best:
                     dropped[other] = "it is one factor of a dimension whose other factor is pruned (heads or head size)"
     for found, text in dropped.items():
         names = _where(recording, dims, found)
         frozen.append(Frozen(names[0] if names else "", found.size, text))
-    return [a for a in seen if a not in dropped], frozen
+    return [a for a in seen if a not in dropped], frozen, preferred
 
 
 def _why(dim: Dim) -> tuple[str, str, str] | None:

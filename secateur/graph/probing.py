@@ -273,7 +273,9 @@ class Prober:
             known = len(self.solution.equal)
             self.solution.equal += self._everywhere(home, one, other)
             self._cut()
-            if self._mend_attributes(deviation) if attributes else self._reaches(deviation.position):
+            if self._is_whole(home, one):  # that holds for any two sizes, and would tie what only looks alike
+                del self.solution.equal[known:]
+            elif self._mend_attributes(deviation) if attributes else self._reaches(deviation.position):
                 return True
             del self.solution.equal[known:]
         self._cut()
@@ -311,6 +313,11 @@ class Prober:
         dim = next(islice(dims_of(self.calls[own[i]]), j, None), None) if i < len(own) else None
         return None if dim is None else next(islice(sub_products(dim), k, None), None)
 
+    def _is_whole(self, home: str, place: Place) -> bool:
+        """Whether equalities have restored all units of a dimension."""
+        dim = self._at(home, place)
+        return dim is not None and size(dim, self.counts) == size(dim)
+
     def _everywhere(self, home: str, one: Place, other: Place) -> list[tuple[Dim, Dim]]:
         """The equality of two sizes, in this module and in all others of its class with as many calls."""
         kind, length = type(self.modules[home]), len(self.inside[home])
@@ -318,7 +325,7 @@ class Prober:
         for path, module in self.modules.items():
             if type(module) is kind and len(self.inside.get(path, [])) == length:
                 a, b = self._at(path, one), self._at(path, other)
-                if a is not None and b is not None and size(a) == size(b):
+                if a is not None and b is not None and size(a) == size(b) > 1:
                     pairs.append((a, b))
         return pairs
 

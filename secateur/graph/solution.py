@@ -51,11 +51,12 @@ class Solution:
         return result
 
     def balance(self, by_name: Mapping[str, int]) -> dict[str, int]:
-        """The counts with units restored until every pair of equal dimensions has equal sizes."""
+        """The counts with units restored until equal dimensions have equal sizes and multiples are met."""
         counts = {self.atom_of[name]: count for name, count in by_name.items()}
         pairs = [(norm(a), norm(b)) for a, b in self.equal]
+        multiples = [(norm(d), step) for d, step in self.terms.multiples]
         for _ in range(1000):
-            if not self._restore(pairs, counts):
+            if not self._restore(pairs, counts) | self._complete(multiples, counts):
                 break
         return {name: counts.get(found, found.size) for name, found in self.atom_of.items()}
 
@@ -67,6 +68,13 @@ class Solution:
             while size(low, counts) < need and self._grow(low, counts, need):
                 changed = True
             if size(low, counts) > need:  # overshot: the other side grows in the next round
+                changed = True
+        return changed
+
+    def _complete(self, multiples: Iterable[tuple[Dim, int]], counts: dict[Atom, int]) -> bool:
+        changed = False
+        for dim, step in multiples:
+            while (now := size(dim, counts)) % step and self._grow(dim, counts, now + -now % step):
                 changed = True
         return changed
 

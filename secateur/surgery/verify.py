@@ -27,7 +27,7 @@ from secateur.graph.terms import Atom
 from secateur.graph.trace import Inputs, Recording, named_tensors, plain_kernels, tensors_of
 from secateur.graph.units import Group, Groups
 from secateur.surgery.following import Follower
-from secateur.surgery.kernels import LARGE, depthwise, is_depthwise, is_streamed, streamed
+from secateur.surgery.kernels import LARGE, depthwise, grouped, is_depthwise, is_grouped, is_streamed, streamed
 from secateur.surgery.record import Proof
 from secateur.surgery.replay import DTYPES, Narrowing, interpret, narrowed, replay
 
@@ -215,6 +215,8 @@ class Promote(TorchDispatchMode):
         lifted = [self._lift(value) for value in args]
         if is_depthwise(func, lifted):
             return depthwise(*lifted[:6])
+        if is_grouped(func, lifted):
+            return grouped(*lifted[:4])
         return func(*lifted, **{name: self._lift(value) for name, value in (kwargs or {}).items()})
 
     def _lift(self, value: Any) -> Any:

@@ -50,6 +50,8 @@ def grouped_mm(terms: Terms, call: Call) -> Sequence[Dims]:
         return []
     for d in (dims_of(b)[0], *(d for v in other for d in dims_of(v))):
         terms.freeze(d, "its entries are chosen by the data")
+    for d in dims_of(b)[1:]:
+        terms.multiple_of(d, 8)  # rows of 16 bytes, whatever the precision
     _product(terms, a, b, dims_of(a)[1], dims_of(b)[1])
     return [[dims_of(a)[0], dims_of(b)[2]]]
 
