@@ -56,14 +56,13 @@ def groups(model: nn.Module, example: Any = None, *, heads: Literal["whole", "in
     unreached = [leaf.name for leaf in recording.own() if leaf.name not in reached]
     for name in unreached:
         del dims[name]
-    attempts: list[Groups] = []
-    closed: dict[Atom, str] = {}
-    fallen: dict[Atom, str] = {}
-    while not attempts or fallen.keys() - closed.keys():
-        closed |= fallen
-        result, fallen = _attempt(model, inputs, recording, terms, dims, heads=heads, closed=closed)
-        attempts.append(result)
-    best = min(attempts, key=_floor)
+    best, closed = _attempt(model, inputs, recording, terms, dims, heads=heads, closed={})
+    fallen = closed
+    while fallen:
+        other, fallen = _attempt(model, inputs, recording, terms, dims, heads=heads, closed=closed)
+        if _floor(other) >= _floor(best):
+            break
+        best, closed = other, closed | fallen
     parameters = {name for name, _ in model.named_parameters()}
     best.unreached = tuple(name for name in unreached if name in parameters)
     return best

@@ -332,12 +332,13 @@ class Prober:
     # What cannot be mended is frozen
 
     def _stop(self, deviation: Deviation) -> None:
-        """Freeze the groups at the deviation: those of composed dimensions, else of the call, else of the module."""
+        """Freeze the groups at the deviation: those of composed dimensions, else of sizes it names, of the call, ..."""
         position = min(deviation.position, len(self.calls) - 1)
         call = self.calls[position]
         composed = [d for d in dims_of(call) if len(norm(d)) > 1]
+        named = [d for dims in call.resize.values() for d in _several(dims)]
         module = [d for i in self.inside.get(call.module, []) for d in dims_of(self.calls[i])]
-        for dims in (composed, list(dims_of(call)), module):
+        for dims in (composed, named, list(dims_of(call)), module):
             names = self._open(dims)
             if names:
                 break

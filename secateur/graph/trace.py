@@ -178,12 +178,12 @@ def undisturbed(model: nn.Module, training: bool = False) -> Iterator[None]:
         state = {k: v.copy() for k, v in module.__dict__.items() if _is_own_store(k, v)}
         before.append((module, dict(module.__dict__), state, dict(module._buffers)))
     values = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if type(buffer) is Tensor]
-    _forget(model)
+    forget(model)
     try:
         model.train(training)
         yield
     finally:
-        _forget(model)
+        forget(model)
         for module, originals, state, buffers in before:
             for key in [k for k in module.__dict__ if k not in originals]:
                 del module.__dict__[key]
@@ -204,7 +204,7 @@ def undisturbed(model: nn.Module, training: bool = False) -> Iterator[None]:
                     buffer.copy_(value)
 
 
-def _forget(model: nn.Module) -> None:
+def forget(model: nn.Module) -> None:
     """Empty what `functools.lru_cache` remembers of functions beside the model's classes: it would outlast the run."""
     classes = {c for module in model.modules() for c in type(module).__mro__ if not c.__module__.startswith("torch.")}
     homes: list[Any] = [

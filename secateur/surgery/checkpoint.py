@@ -91,8 +91,9 @@ def load(build: Callable[[], nn.Module], folder: str | Path) -> nn.Module:
     module = rebuild(model, parts)
     for path, attribute, value in entry.attributes:
         try:
-            get_attribute(module.get_submodule(path), attribute)
-            set_attribute(module.get_submodule(path), attribute, value)
+            before = get_attribute(module.get_submodule(path), attribute)
+            given = list(value) if isinstance(before, list) else value  # JSON knows no tuples, so they were made of all
+            set_attribute(module.get_submodule(path), attribute, given)
         except AttributeError as error:
             raise _foreign(folder, f"it has no attribute '{attribute}' in module '{path}'") from error
     for path, scale in entry.scales.items():

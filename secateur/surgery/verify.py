@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 from secateur.errors import ProofError
 from secateur.graph.cutting import cut_tensor, rebuild, rebuilt
 from secateur.graph.terms import Atom
-from secateur.graph.trace import Inputs, Recording, named_tensors, plain_kernels, tensors_of
+from secateur.graph.trace import Inputs, Recording, forget, named_tensors, plain_kernels, tensors_of
 from secateur.graph.units import Group, Groups
 from secateur.surgery.following import Follower
 from secateur.surgery.kernels import LARGE, depthwise, grouped, is_depthwise, is_grouped, is_streamed, streamed
@@ -73,7 +73,7 @@ class Verifier:
         kept = self.solution.keep(keep)
         seen, arrived = self._followed(self.groups.model, zeroed, {}, Narrowing(kept))
         if not arrived:
-            with plain_kernels(), Promote(self.dtype):
+            with plain_kernels(), _default_double(), Promote(self.dtype):
                 seen = interpret(self.solution.recording, zeroed, self.flat, kept)
         return Proof(None, apart, error(self._left(seen, keep), replayed), TOLERANCE, "float64")
 
@@ -97,7 +97,7 @@ class Verifier:
 
     def _replay(self, cut: Mapping[str, Tensor], counts: Mapping[Atom, int]) -> list[Tensor]:
         """The recording on cut tensors."""
-        with plain_kernels(), Promote(self.dtype):
+        with plain_kernels(), _default_double(), Promote(self.dtype):
             return replay(self.solution.recording, cut, self.flat, counts)
 
     def _cut(self, keep: Keep) -> dict[str, Tensor]:
@@ -130,6 +130,8 @@ class Verifier:
                 around.enter_context(CastArguments())
             if watcher is not None:
                 around.enter_context(watcher)
+            forget(model)
+            around.callback(forget, model)  # what its functions remember is in float64 now
             return tensors_of(model.eval()(*args, **kwargs))
 
 
