@@ -100,7 +100,7 @@ Facts = dict[tuple[str, int | str], int]  # (tensor, dimension) or (module, attr
 def _facts(model: nn.Module, config: Any) -> Facts | None:
     """The shapes and numbers of a model of the same class with another configuration; None where there is none."""
     with contextlib.suppress(Exception), torch.device("meta"), torch.random.fork_rng(devices=[]):
-        return _own_facts(type(model)(config))
+        return None if config is None else _own_facts(type(model)(config))
     return None
 
 
@@ -117,17 +117,27 @@ def _own_facts(model: nn.Module) -> Facts:
 def _learn(
     model: nn.Module, solution: Solution, plain: Facts, attribute: str, place: int | None, value: int
 ) -> Stated | None:
-    holder = copy.deepcopy({"config": model.config})["config"]
-    owner = holder
-    *path, name = attribute.split(".")[1:]
-    for part in path:
-        owner = getattr(owner, part)
-    double: Any = 2 * value if place is None else _placed(getattr(owner, name), place, 2 * value)
-    with contextlib.suppress(Exception):  # configurations may check what is set
-        setattr(owner, name, double)
-        changed = _facts(model, holder)
+    """What follows one number; where the model takes another form with it, all numbers that equal it are doubled."""
+    equal = [(a, p) for a, p, v in _numbers(model.config) if v == value]
+    for doubled in ([(attribute, place)], equal):
+        changed = _facts(model, _doubled(model.config, doubled))
         if changed is not None and changed.keys() == plain.keys():
             return _stated(solution, attribute, place, value, {k for k, n in changed.items() if n == 2 * plain[k]})
+    return None
+
+
+def _doubled(config: Any, numbers: list[tuple[str, int | None]]) -> Any:
+    """A configuration with some numbers doubled; None where it does not allow that."""
+    with contextlib.suppress(Exception):
+        result = copy.deepcopy(config)
+        for attribute, place in numbers:
+            owner = result
+            *path, name = attribute.split(".")[1:]
+            for part in path:
+                owner = getattr(owner, part)
+            now = getattr(owner, name)
+            setattr(owner, name, 2 * now if place is None else _placed(now, place, 2 * now[place]))
+        return result
     return None
 
 

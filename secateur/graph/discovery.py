@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import chain, product
 from typing import Any, Literal
 
@@ -34,13 +34,20 @@ def solve(recording: Recording, terms: rules.Terms) -> None:
             terms.freeze(dim, "it is an output of the model")
 
 
-def groups(model: nn.Module, example: Any = None, *, heads: Literal["whole", "inner"] = "whole") -> Groups:
+def groups(
+    model: nn.Module,
+    example: Any = None,
+    *,
+    heads: Literal["whole", "inner"] = "whole",
+    outputs: Collection[str] | None = None,
+) -> Groups:
     """The groups of coupled slices of `model`, found by one run on `example`.
 
     `example` is a tensor, a tuple of positional arguments or a dict of keyword arguments. `heads` says which factor of
-    a product is prunable where a dimension is heads x head size: whole heads, or the inner size. Raises `InputError`
-    for an example that is missing, on another device or of another kind, and `TraceError` with the model's own error
-    where the forward fails.
+    a product is prunable where a dimension is heads x head size: whole heads, or the inner size. `outputs` names the
+    results that must keep their widths, of a model that returns them by name: `["logits"]`; left out, all but those
+    that go back into the model, as a cache does. Raises `InputError` for an example that is missing, on another device
+    or of another kind, and `TraceError` with the model's own error where the forward fails.
 
     >>> found = secateur.groups(torchvision.models.resnet18(), torch.randn(1, 3, 224, 224))
     >>> found[0]
@@ -48,14 +55,16 @@ def groups(model: nn.Module, example: Any = None, *, heads: Literal["whole", "in
     """
     model = unwrap(model)
     inputs = normalise(example)
-    recording = record(model, inputs)
+    wanted = [outputs] if isinstance(outputs, str) else outputs
+    recording = record(model, inputs, wanted=wanted)
     terms = rules.Terms()
     solve(recording, terms)
     dims = {leaf.name: leaf.value.dims or [] for leaf in recording.own()}
-    reached = _reached(recording) | _second_look(model, inputs, recording, terms, dims)
+    reached = _reached(recording) | _second_look(model, inputs, recording, terms, dims, wanted)
     unreached = [leaf.name for leaf in recording.own() if leaf.name not in reached]
     for name in unreached:
         del dims[name]
+    _freeze_the_unread(recording, terms, dims)
     best, closed = _attempt(model, inputs, recording, terms, dims, heads=heads, closed={})
     fallen = closed
     while fallen:
@@ -66,6 +75,16 @@ def groups(model: nn.Module, example: Any = None, *, heads: Literal["whole", "in
     parameters = {name for name, _ in model.named_parameters()}
     best.unreached = tuple(name for name in unreached if name in parameters)
     return best
+
+
+def _freeze_the_unread(recording: Recording, terms: rules.Terms, dims: Mapping[str, list[Dim]]) -> None:
+    """Freeze entries of tables that only longer inputs than the example would read: nothing shows what they are for."""
+    met = [c for c in recording.calls if not all(v.leaves for v in c.tensors())]
+    lines = {norm(d) for call in met for value in (*call.tensors(), *call.outs) for d in value.dims or ()}
+    read = {found for line in lines for found in atoms(line)}
+    terms.here = Reason("")
+    for found in {a for own in dims.values() for d in own for a in atoms(d)} - read:
+        terms.freeze((found,), "the run on the example reads none of its entries")
 
 
 def _attempt(
@@ -136,7 +155,12 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def _second_look(
-    model: nn.Module, inputs: Inputs, recording: Recording, terms: rules.Terms, dims: dict[str, list[Dim]]
+    model: nn.Module,
+    inputs: Inputs,
+    recording: Recording,
+    terms: rules.Terms,
+    dims: dict[str, list[Dim]],
+    wanted: Collection[str] | None,
 ) -> set[str]:
     """The tensors that a run in training mode reaches, over the same units, where evaluation left parameters aside.
 
@@ -146,7 +170,7 @@ def _second_look(
     if all(leaf.name in reached for leaf in recording.own() if leaf.kind == "parameter"):
         return set()
     try:
-        second = record(model, inputs, training=True, dims=dims)
+        second = record(model, inputs, training=True, dims=dims, wanted=wanted)
     except (TraceError, RuntimeError):
         return set()
     solve(second, terms)

@@ -12,7 +12,7 @@ import functools
 import inspect
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -371,23 +371,29 @@ class Recorder(TorchDispatchMode):
 
 
 def record(
-    model: nn.Module, inputs: Inputs, *, training: bool = False, dims: Mapping[str, list[Dim]] | None = None
+    model: nn.Module,
+    inputs: Inputs,
+    *,
+    training: bool = False,
+    dims: Mapping[str, list[Dim]] | None = None,
+    wanted: Collection[str] | None = None,
 ) -> Recording:
     """The calls of one run of `model` on `inputs`.
 
     `dims` gives the model's own tensors the dimensions of an earlier recording, so that both speak of the same units.
+    `wanted` names the results that must keep their widths, all unless said, but for what the model itself gets back.
     Raises `TraceError` with the model's own error where its forward fails.
     """
     tensors = named_tensors(model)
     _check_devices(tensors, inputs)
     with undisturbed(model, training):  # outside the fake mode, so that it restores real values
         with contextlib.suppress(Exception):  # whatever it is, fake tensors know more and tell it better
-            return _run(model, tree_map_only(Tensor, hollow.of, inputs), tensors, dims, "hollow")
+            return _run(model, tree_map_only(Tensor, hollow.of, inputs), tensors, dims, "hollow", wanted)
         try:
             with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-                return _run(model, tree_map_only(Tensor, fake.from_tensor, inputs), tensors, dims, "fake")
+                return _run(model, tree_map_only(Tensor, fake.from_tensor, inputs), tensors, dims, "fake", wanted)
         except (DataDependentOutputException, DynamicOutputShapeException):
-            return _run(model, inputs, tensors, dims, "real")
+            return _run(model, inputs, tensors, dims, "real", wanted)
 
 
 def _run(
@@ -396,6 +402,7 @@ def _run(
     tensors: Mapping[str, tuple[LeafKind, Tensor]],
     dims: Mapping[str, list[Dim]] | None,
     medium: Medium,
+    wanted: Collection[str] | None,
 ) -> Recording:
     leaves = []
     for name, (kind, tensor) in tensors.items():
@@ -418,7 +425,7 @@ def _run(
                 f"Call the model on the example yourself; it must run before it can be pruned."
             ) from error
         outputs = [recorder.value(t) for t in tensors_of(output)]
-        memory = frozenset(id(recorder.value(t)) for t in memory_of(model, inputs, output))
+        memory = frozenset(id(recorder.value(t)) for t in memory_of(model, inputs, output, wanted))
         queries = [(path, recorder.value(query)) for path, query in functions.queries]
     return Recording(recorder.calls, recorder.leaves, outputs, medium, queries, memory)
 
@@ -447,19 +454,26 @@ def tensors_of(output: Any) -> list[Tensor]:
     return []
 
 
-def memory_of(model: nn.Module, inputs: Inputs, output: Any) -> list[Tensor]:
+def memory_of(model: nn.Module, inputs: Inputs, output: Any, wanted: Collection[str] | None) -> list[Tensor]:
     """The tensors that a model returns in order to get them back: those under the name of an argument left out.
 
-    A cache of keys and values or the state of a recurrence has no other reader, so its widths need not stay.
+    A cache of keys and values or the state of a recurrence has no other reader, so its widths need not stay. Where the
+    results that are `wanted` are named, all others count as memory. Raises `InputError` for names that are not there.
     """
     fields = output if isinstance(output, Mapping) else getattr(output, "__dict__", {})
-    try:
-        arguments = inspect.signature(model.forward).bind_partial(*inputs[0], **inputs[1])
-    except (TypeError, ValueError):
-        return []
-    left_out = set(arguments.signature.parameters) - set(arguments.arguments)
-    seen = {id(t) for name, value in fields.items() if name not in left_out for t in tensors_of(value)}
-    return [t for name in left_out & set(fields) for t in tensors_of(fields[name]) if id(t) not in seen]
+    if wanted is not None:
+        for name in set(wanted) - set(fields):
+            known = ", ".join(map(repr, fields)) or "no names"
+            raise InputError(f"The 'outputs' parameter of groups holds {name!r}. The model's result has {known}.")
+        free = set(fields) - set(wanted)
+    else:
+        try:
+            arguments = inspect.signature(model.forward).bind_partial(*inputs[0], **inputs[1])
+        except (TypeError, ValueError):
+            return []
+        free = set(fields) & (set(arguments.signature.parameters) - set(arguments.arguments))
+    seen = {id(t) for name, value in fields.items() if name not in free for t in tensors_of(value)}
+    return [t for name in free for t in tensors_of(fields[name]) if id(t) not in seen]
 
 
 def _check_devices(tensors: Mapping[str, tuple[LeafKind, Tensor]], inputs: Inputs) -> None:

@@ -20,6 +20,7 @@ from secateur.graph.trace import Call, Recording, Value
 
 Compute = Callable[[Call, dict[str, Any]], Any]
 DTYPES = {torch.float32: torch.float64, torch.float16: torch.float64, torch.bfloat16: torch.float64}
+DTYPES |= {torch.complex64: torch.complex128}
 
 
 def replay(

@@ -253,7 +253,7 @@ def _default_double() -> Iterator[None]:
 
 
 def _double(tensor: Tensor) -> Tensor:
-    return tensor.double() if tensor.is_floating_point() else tensor
+    return tensor.to(DTYPES.get(tensor.dtype, tensor.dtype))
 
 
 def culprits(names: Sequence[str], fails: Callable[[Sequence[str]], bool]) -> list[str]:

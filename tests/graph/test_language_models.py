@@ -13,6 +13,7 @@ from laws.reference import check_laws, difference, outputs, random_plan, redraw,
 from torch import Tensor, nn
 
 import secateur
+from secateur.errors import InputError
 from secateur.graph.units import Groups
 from secateur.planning import Plan
 
@@ -82,6 +83,17 @@ def test_widths_of_results_that_are_no_memory_stay() -> None:
     assert units(groups) == {"blocks.0.out": 12}
     again = secateur.groups(redraw(Remembering()), {"ids": ids, "past": Remembering()(ids)["past"]})
     assert units(again) == {"blocks.0.out": 12}, "what the caller passes has the widths it has"
+
+
+def test_results_that_nobody_wants_may_shrink() -> None:
+    model, ids = redraw(Remembering("keys")), torch.randint(0, 17, (2, 5))
+    groups = secateur.groups(model, ids, outputs=["logits"])
+    assert units(groups) == {"blocks.0.out": 12, "blocks.0.packed": 4, "blocks.1.packed": 4}
+    slim = secateur.slim(groups, random_plan(groups))
+    assert secateur.record(slim).proof.holds
+    assert slim(ids)["keys"][0][0].shape == (2, 2, 5, 3)
+    with pytest.raises(InputError, match=r"'outputs' parameter of groups holds 'loss'. .* has 'logits', 'keys'"):
+        secateur.groups(model, ids, outputs=["loss"])
 
 
 def test_numbers_of_several_layers_are_told_by_their_place() -> None:
@@ -285,3 +297,51 @@ def test_configurations_tell_what_one_number_can_tell(even: bool, tmp_path: Path
     back = secateur.load(Configured, secateur.save(slim, tmp_path))
     assert torch.equal(back(x), slim(x))
     assert vars(back.config) == vars(slim.config)
+
+
+def test_entries_that_only_longer_inputs_read_stay() -> None:
+    class Placed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.places, self.first, self.last = nn.Parameter(torch.randn(20, 8)), nn.Linear(6, 8), nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(torch.tanh(self.first(x) + self.places[: x.shape[1]]))
+
+    groups, slim = check_laws(Placed(), torch.randn(2, 7, 6))
+    assert units(groups) == {"first": 8}
+    assert slim(torch.randn(3, 20, 6)).shape == (3, 20, 5)
+
+
+def test_numbers_that_must_agree_are_stated_together() -> None:
+    class PairConfig(SmallConfig):
+        def __init__(self) -> None:
+            super().__init__(table=8)
+
+    class Projected(Configured):
+        """Another layer appears where two numbers differ."""
+
+        def __init__(self, config: SmallConfig | None = None) -> None:
+            super().__init__(config or PairConfig())
+            self.bridge = (
+                nn.Linear(self.config.table, self.config.width) if self.config.table != self.config.width else None
+            )
+
+    groups = secateur.groups(redraw(Projected()), torch.randn(3, 6))
+    slim = secateur.slim(groups, Plan.of(groups, {g.name: torch.arange(g.units // 2) for g in groups}))
+    assert (slim.config.width, slim.config.table) == (4, 4)
+
+
+def test_spectra_are_proven_in_double_precision() -> None:
+    class Spectral(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(torch.fft.fft(torch.tanh(self.first(x)), dim=1).real)
+
+    model = redraw(nn.Sequential(Spectral(), nn.ReLU(), nn.Linear(5, 12), nn.Tanh(), nn.Linear(12, 3)))
+    groups = secateur.groups(model, torch.randn(2, 7, 6))
+    assert secateur.record(secateur.slim(groups, random_plan(groups))).proof.holds
+    assert groups["2"].units == 12
