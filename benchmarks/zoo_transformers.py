@@ -36,7 +36,7 @@ EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 
 SPEECH = {
     **BASE, "vocab_size": 21, "intermediate_size": 56, "conv_dim": [24, 32], "conv_kernel": [10, 4],
     "conv_stride": [5, 4], "num_feat_extract_layers": 2, "num_conv_pos_embeddings": 8,
-    "num_conv_pos_embedding_groups": 4, "mask_time_prob": 0.0,
+    "num_conv_pos_embedding_groups": 2, "mask_time_prob": 0.0,
 }  # fmt: skip
 PYRAMID = {
     "num_encoder_blocks": 2, "hidden_sizes": [16, 32], "num_attention_heads": [2, 4], "sr_ratios": [2, 1],

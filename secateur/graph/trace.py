@@ -212,7 +212,7 @@ def forget(model: nn.Module) -> None:
         *(sys.modules[name] for name in {c.__module__ for c in classes} if name in sys.modules),
     ]
     for home in homes:
-        for value in list(vars(home).values()):
+        for value in [getattr(found, "__func__", found) for found in vars(home).values()]:
             cells = getattr(value, "__closure__", None) or ()
             for function in (value, *(cell.cell_contents for cell in cells if _filled(cell))):
                 if isinstance(function, functools._lru_cache_wrapper):

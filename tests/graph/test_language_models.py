@@ -179,8 +179,9 @@ class Cached(nn.Module):
         super().__init__()
         self.first, self.last = nn.Linear(6, 12), nn.Linear(12, 5)
 
-    @functools.lru_cache(maxsize=4)  # noqa: B019 - what some libraries do
-    def slope(self, n: int, device: torch.device) -> Tensor:
+    @staticmethod
+    @functools.lru_cache(maxsize=4)
+    def slope(n: int, device: torch.device) -> Tensor:
         return torch.ones(n, 1, device=device) * 2
 
     def forward(self, x: Tensor) -> Tensor:

@@ -186,14 +186,28 @@ def arg_reduction(terms: Terms, call: Call) -> Sequence[Dims]:
 def _spatial(count: int) -> Rule:
     def pool(terms: Terms, call: Call) -> Sequence[Dims]:
         x = call.tensors()[0]
-        for d in dims_of(x)[-count:]:
-            terms.freeze(d, "it is an image size")
+        free = [_untouched(call, i) for i in range(count)]
+        for d, passes in zip(dims_of(x)[-count:], free, strict=True):
+            if not passes:
+                terms.freeze(d, "it is an image size")
         for other in call.tensors()[1:]:  # grids
             for d in dims_of(other):
                 terms.freeze(d, "it holds positions")
-        return [[*dims_of(x)[:-count], *(const(n) for n in out.shape[-count:])] for out in call.outs]
+        last = [
+            dims_of(x)[i - count] if passes else const(call.outs[0].shape[i - count]) for i, passes in enumerate(free)
+        ]
+        return [[*dims_of(x)[:-count], *last]] * len(call.outs)
 
     return pool
+
+
+def _untouched(call: Call, axis: int) -> bool:
+    """Whether a pool takes single entries along an axis, each once."""
+    steps = [
+        call.args.get(name) or default for name, default in (("kernel_size", None), ("stride", 1), ("dilation", 1))
+    ]
+    each = [n[axis % len(n)] if isinstance(n, list | tuple) else n for n in (*steps, call.args.get("padding") or 0)]
+    return each == [1, 1, 1, 0]
 
 
 rule(
