@@ -60,11 +60,12 @@ def groups(
     terms = rules.Terms()
     solve(recording, terms)
     dims = {leaf.name: leaf.value.dims or [] for leaf in recording.own()}
-    reached = _reached(recording) | _second_look(model, inputs, recording, terms, dims, wanted)
+    seen = [recording, *_second_look(model, inputs, recording, terms, dims, wanted)]
+    reached = set[str]().union(*map(_reached, seen))
     unreached = [leaf.name for leaf in recording.own() if leaf.name not in reached]
     for name in unreached:
         del dims[name]
-    _freeze_the_unread(recording, terms, dims)
+    _freeze_the_unread(seen, terms, dims)
     best, closed = _attempt(model, inputs, recording, terms, dims, heads=heads, closed={})
     fallen = closed
     while fallen:
@@ -77,9 +78,9 @@ def groups(
     return best
 
 
-def _freeze_the_unread(recording: Recording, terms: rules.Terms, dims: Mapping[str, list[Dim]]) -> None:
+def _freeze_the_unread(seen: list[Recording], terms: rules.Terms, dims: Mapping[str, list[Dim]]) -> None:
     """Freeze entries of tables that only longer inputs than the example would read: nothing shows what they are for."""
-    met = [c for c in recording.calls if not all(v.leaves for v in c.tensors())]
+    met = [c for recording in seen for c in recording.calls if not all(v.leaves for v in c.tensors())]
     lines = {norm(d) for call in met for value in (*call.tensors(), *call.outs) for d in value.dims or ()}
     read = {found for line in lines for found in atoms(line)}
     terms.here = Reason("")
@@ -161,20 +162,20 @@ def _second_look(
     terms: rules.Terms,
     dims: dict[str, list[Dim]],
     wanted: Collection[str] | None,
-) -> set[str]:
-    """The tensors that a run in training mode reaches, over the same units, where evaluation left parameters aside.
+) -> list[Recording]:
+    """A run in training mode, over the same units, where evaluation left parameters aside.
 
-    So auxiliary heads follow the network they hang on. Empty where evaluation reaches all, or training cannot run.
+    So auxiliary heads follow the network they hang on. None where evaluation reaches all, or training cannot run.
     """
     reached = _reached(recording)
     if all(leaf.name in reached for leaf in recording.own() if leaf.kind == "parameter"):
-        return set()
+        return []
     try:
         second = record(model, inputs, training=True, dims=dims, wanted=wanted)
     except (TraceError, RuntimeError):
-        return set()
+        return []
     solve(second, terms)
-    return _reached(second)
+    return [second]
 
 
 def _reached(recording: Recording) -> set[str]:

@@ -167,15 +167,19 @@ def named_tensors(model: nn.Module) -> dict[str, tuple[LeafKind, Tensor]]:
     return found
 
 
+HOOKS = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks")
+
+
 @contextlib.contextmanager
 def undisturbed(model: nn.Module, training: bool = False) -> Iterator[None]:
     """Runs the block with the model in evaluation (or training) mode and puts modes and attributes back afterwards.
 
-    A forward may write to its module (caches of attention biases, position tables); whatever it writes is taken back.
+    A forward may write to its module (caches of attention biases, position tables, hooks); whatever it writes is taken
+    back.
     """
     before = []
     for module in model.modules():
-        state = {k: v.copy() for k, v in module.__dict__.items() if _is_own_store(k, v)}
+        state = {k: v.copy() for k, v in module.__dict__.items() if _is_own_store(k, v) or k in HOOKS}
         before.append((module, dict(module.__dict__), state, dict(module._buffers)))
     values = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if type(buffer) is Tensor]
     forget(model)
@@ -191,7 +195,7 @@ def undisturbed(model: nn.Module, training: bool = False) -> Iterator[None]:
                 module.__dict__[key] = value
                 if key not in state:
                     continue
-                if type(value) is dict:
+                if isinstance(value, dict):
                     value.clear()
                     value.update(state[key])
                 else:

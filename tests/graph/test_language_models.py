@@ -128,6 +128,27 @@ def test_sizes_that_add_up_change_together() -> None:
     assert (slim.kernel, slim.rank, slim.state) == (4, 2, 3)
 
 
+class Modulated(nn.Module):
+    """Two parts as wide as the stream, whose width the code reads from its input, and a few gates."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.level = nn.Linear(12, 27), 2
+        self.one, self.other = nn.Linear(12, 12), nn.Linear(12, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        width = x.shape[-1]
+        query, context, gates = torch.split(self.into(x), (width, width, self.level + 1), -1)
+        return x + self.one(query * gates[..., 0, None]) + self.other(context * gates[..., 1, None])
+
+
+def test_several_sizes_that_follow_one_width() -> None:
+    model = nn.Sequential(nn.Linear(6, 12), Modulated(), Modulated(), nn.Linear(12, 5))
+    groups, slim = check_laws(model, torch.randn(2, 3, 6))
+    assert groups.cost(groups.balance({g.name: 1 for g in groups})).params < groups.cost().params / 4
+    assert slim[1].one.in_features < 12
+
+
 class Literal(nn.Module):
     """Four heads, written as a number in the code."""
 
@@ -346,3 +367,26 @@ def test_spectra_are_proven_in_double_precision() -> None:
     groups = secateur.groups(model, torch.randn(2, 7, 6))
     assert secateur.record(secateur.slim(groups, random_plan(groups))).proof.holds
     assert groups["2"].units == 12
+
+
+def test_hooks_that_a_forward_installs_are_taken_back() -> None:
+    class Watched(nn.Module):
+        """Collects the results of a layer by a hook that the first run installs."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last, self.seen = nn.Linear(6, 12), nn.Linear(12, 5), [[]]
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen[0] = []
+            if not hasattr(self, "installed"):
+                self.first.register_forward_hook(lambda module, given, result: self.seen[0].append(result))
+                self.installed = True
+            self.last(self.first(x).tanh())
+            return self.last(sum(self.seen[0]).tanh())
+
+    model, x = redraw(Watched()), torch.randn(2, 6)
+    groups = secateur.groups(model, x)
+    assert not model.first._forward_hooks
+    assert units(groups) == {"first": 12}
+    assert secateur.record(secateur.slim(groups, random_plan(groups))).proof.holds
