@@ -31,7 +31,10 @@ INTERRUPTED = 130
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 Model = Annotated[
-    str, typer.Argument(help="zoo:NAME, torchvision:NAME, timm:NAME or path/to/file.py:function", show_default=False)
+    str,
+    typer.Argument(
+        help="zoo:NAME, torchvision:NAME, timm:NAME, transformers:CLASS or path/to/file.py:function", show_default=False
+    ),
 ]
 Made = Annotated[Path, typer.Argument(help="A folder that 'secateur prune' or 'quickstart' left.", show_default=False)]
 DataRoot = Annotated[
@@ -168,7 +171,8 @@ def _shape(given: str | None) -> tuple[int, ...] | None:
 @guard
 def prune(
     model: Annotated[
-        str | None, typer.Argument(help="zoo:NAME, torchvision:NAME, timm:NAME or path/to/file.py:function")
+        str | None,
+        typer.Argument(help="zoo:NAME, torchvision:NAME, timm:NAME, transformers:CLASS or path/to/file.py:function"),
     ] = None,
     data: Annotated[str | None, typer.Option(help="digits, mnist, fashion, cifar10 or cifar100")] = None,
     weights: Annotated[str | None, typer.Option(help="A .safetensors, .pth, .th, .pt or .bin file.")] = None,

@@ -52,7 +52,7 @@ class Part(BaseModel):
 class ModelPart(Part):
     """The network.
 
-    spec     "zoo:NAME", "torchvision:NAME", "timm:NAME" or "path/to/file.py:function"
+    spec     "zoo:NAME", "torchvision:NAME", "timm:NAME", "transformers:CLASS" or "path/to/file.py:function"
     classes  how many outputs; None is what the data set has
     weights  a .safetensors, .pth, .th, .pt or .bin file; None: from scratch, or as a file's function gives it
     kwargs   further arguments of the constructor
