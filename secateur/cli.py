@@ -35,7 +35,10 @@ INTERRUPTED = 130
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 Model = Annotated[
-    str, typer.Argument(help="zoo:NAME, torchvision:NAME, timm:NAME or path/to/file.py:function", show_default=False)
+    str,
+    typer.Argument(
+        help="zoo:NAME, torchvision:NAME, timm:NAME, transformers:CLASS or path/to/file.py:function", show_default=False
+    ),
 ]
 RecipeName = Annotated[
     str, typer.Argument(help="A file in YAML, or the name of a recipe of the package.", show_default=False)
@@ -182,7 +185,8 @@ def _shape(given: str | None) -> tuple[int, ...] | None:
 @guard
 def prune(
     model: Annotated[
-        str | None, typer.Argument(help="zoo:NAME, torchvision:NAME, timm:NAME or path/to/file.py:function")
+        str | None,
+        typer.Argument(help="zoo:NAME, torchvision:NAME, timm:NAME, transformers:CLASS or path/to/file.py:function"),
     ] = None,
     data: Annotated[str | None, typer.Option(help="digits, mnist, fashion, cifar10 or cifar100")] = None,
     weights: Annotated[str | None, typer.Option(help="A .safetensors, .pth, .th, .pt or .bin file.")] = None,

@@ -70,7 +70,11 @@ def check_rule(
     recording = record(held, ((), {}))
     terms = _solved(recording)
     if terms.unknown:
-        raise RuleError(f"There is no rule for {', '.join(terms.unknown)}. Write one with @rule('namespace::name').")
+        told = ", ".join(terms.unknown)
+        raise RuleError(
+            f"There is no rule for {told}, or it gives dimensions of other sizes than the results have. "
+            "Write one with @rule('namespace::name')."
+        )
     dims = {leaf.name: [norm(d) for d in leaf.value.dims or ()] for leaf in recording.own()}
     free = dict.fromkeys(a for own in dims.values() for d in own for a in atoms(d))
     draw = np.random.default_rng(seed)

@@ -136,7 +136,7 @@ def test_a_rule_that_tells_another_order_is_caught() -> None:
         n, c, w = call["x"].dims
         return [[n, w, c]]
 
-    with pytest.raises(RuleError, match="shape"):
+    with pytest.raises(RuleError, match="gives dimensions of other sizes"):
         check_rule(scale_channels, **ARGUMENTS)
 
 
@@ -158,16 +158,31 @@ def test_a_rule_that_lets_a_reversed_order_pass_is_caught() -> None:
         check_rule(torch.flip, torch.randn(3, 8), dims=[1])
 
 
+@torch.library.custom_op("secateur_testing::divided", mutates_args=())
+def divided(x: Tensor) -> Tensor:
+    return x / x.shape[1]
+
+
+@divided.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
 def test_a_model_that_cannot_be_proven_is_told() -> None:
+    @rule("secateur_testing::divided")
+    def passed(terms: Any, call: Any) -> Any:
+        return [call["x"].dims]
+
     class Counted(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.first, self.last = nn.Linear(6, 16), nn.Linear(16, 4)
 
         def forward(self, x: Tensor) -> Tensor:
-            hidden = self.first(x)
-            return self.last(hidden * torch.tensor(float(hidden.shape[1])))
+            return self.last(divided(self.first(x)))
 
+    with pytest.raises(RuleError, match="kept entries differ"):
+        check_rule(divided, x=torch.randn(3, 16))
     with pytest.raises(RuleError, match=r"1 of 1 groups could not be proven. first: "):
         check_model(Counted().eval(), torch.randn(3, 6))
 

@@ -34,6 +34,7 @@ from secateur.graph.trace import Inputs, named_tensors
 
 RUNS = 150
 WINDOW = 12
+POWERS = (-0.5, 0.5, -1.0, 1.0, -0.25, 0.25)  # by which numbers are computed from widths
 SHARES = ((0.4, 0.8), (0.3, 0.6), (0.1, 0.4))  # of the units that a round's trial widths keep
 
 Place: TypeAlias = (
@@ -101,10 +102,23 @@ class Prober:
     def _mend(self, deviation: Deviation) -> bool:
         """Attributes alone, equal sizes alone, then both together: code that checks itself asks for all at once."""
         return (
-            self._mend_attributes(deviation)
+            (self._is_computed(deviation) and self._mend_sizes(deviation, attributes=False))
+            or self._mend_attributes(deviation)
             or self._mend_sizes(deviation, attributes=False)
             or self._mend_sizes(deviation, attributes=True)
         )
+
+    def _is_computed(self, deviation: Deviation) -> bool:
+        """Whether the code asks for a size that is neither the old one nor the new: it follows some other width."""
+        if deviation.position >= len(self.calls):
+            return False
+        for name, dims in self.calls[deviation.position].resize.items():
+            given = deviation.asked.get(name)
+            asked = list(given) if isinstance(given, list | tuple) else [given]
+            pairs = zip(asked, _several(dims), strict=False) if len(asked) == len(_several(dims)) else ()
+            if any(type(n) is int and n not in (-1, size(d), size(d, self.counts)) for n, d in pairs):
+                return True
+        return False
 
     def _take_back(self, deviation: Deviation) -> bool:
         """Undo a repair of the modules at work if the run gets further without: a number may equal a size by chance."""
@@ -172,8 +186,9 @@ class Prober:
                 if self._try([repair], deviation.position):
                     return True
             first = list({r.attribute: r for r in reversed(options)}.values())
-            if len(first) > 1 and self._try(first, deviation.position):
-                return True
+            for joint in (*self._joint(options, deviation), first):
+                if len(joint) > 1 and self._try(joint, deviation.position):
+                    return True
             if self.runs >= RUNS:
                 break
         return False
@@ -195,8 +210,21 @@ class Prober:
         )
         table = renamings([self.calls[i] for i in near if 0 <= i < len(self.calls)], self.counts, self._own_dims(path))
         for attribute, value in integers(self.modules[path]):
-            if (path, attribute) not in self.repairs and self._kind(path, attribute) not in self.refused:
-                yield from repairs_for(path, attribute, value, table)
+            if self._kind(path, attribute) in self.refused:
+                continue
+            known = self.repairs.get((path, attribute))
+            now = None if known is None else known.value(self.counts)
+            yield from (r for r in repairs_for(path, attribute, value, table) if r.value(self.counts) != now)
+
+    def _joint(self, options: list[Repair], deviation: Deviation) -> Iterator[list[Repair]]:
+        """One attribute for each size that the call at the deviation names: sizes that must add up change together."""
+        if deviation.position >= len(self.calls):
+            return
+        named = {d: None for dims in self.calls[deviation.position].resize.values() for d in _several(dims)}
+        choices = [[r for r in options if r.kind is int and r.dims == d] for d in map(norm, named)]
+        several = [found for found in choices if found]
+        if len(several) > 1:
+            yield from map(list, islice(product(*several), 8))
 
     def _own_dims(self, path: str) -> list[Dim]:
         prefix = f"{path}." if path else ""
@@ -234,12 +262,9 @@ class Prober:
             for path, module in self.modules.items():
                 if type(module) is not kind or path == repair.module or (path, repair.attribute) in self.repairs:
                     continue
-                table = renamings(
-                    [self.calls[i] for i in self.inside.get(path, [])[:200]], self.counts, self._own_dims(path)
-                )
                 for attribute, value in integers(module):
                     if attribute == repair.attribute:
-                        found += list(islice(repairs_for(path, attribute, value, table), 1))
+                        found += list(islice(self._likewise(repair, path, value), 1))
         if found:
             undo = self._set(found)
             if self._reaches(position):
@@ -247,19 +272,39 @@ class Prober:
             else:
                 self._undo(undo)
 
+    def _likewise(self, repair: Repair, path: str, value: Number) -> Iterator[Repair]:
+        """The same repair of another module that makes as many calls, told by the place of its dimensions."""
+        own = self.inside.get(repair.module, [])
+        if len(own) != len(self.inside.get(path, [])):
+            return
+        wanted: list[Dim] = [repair.dims] if repair.kind is int else list(repair.dims)  # type: ignore[list-item, arg-type]
+        values = [value] if isinstance(value, int) else list(value)
+        found: list[Dim] = []
+        for dim, n in zip(wanted, values, strict=False):
+            places = (place for place, run in self._places(repair.module, range(len(own))) if run == dim)
+            runs = (self._at(path, place) for place in islice(places, WINDOW))
+            same = next((run for run in runs if run is not None and size(run) == n), None)
+            if same is not None or size(dim) == n:  # what no call speaks of is a number of its own
+                found.append(same if same is not None else (n,))
+        if len(found) == len(values):
+            yield Repair(path, repair.attribute, found[0] if repair.kind is int else tuple(found), repair.kind)
+
     # Two sizes must be equal
 
     def _mend_sizes(self, deviation: Deviation, attributes: bool) -> bool:
         if deviation.position >= len(self.calls):
             return False
         home = self._home(deviation)
-        for one, other in islice(self._pairs(deviation, home), 6 if attributes else 40):
+        for pairs in islice(self._bundles(deviation, home), 6 if attributes else 40):
             if self.runs >= RUNS:
                 break
             known = len(self.solution.equal)
-            self.solution.equal += self._everywhere(home, one, other)
+            for one, other in pairs:
+                self.solution.equal += self._everywhere(home, one, other)
             self._cut()
-            if self._mend_attributes(deviation) if attributes else self._reaches(deviation.position):
+            if self._is_whole(home, pairs[0][0]):  # that holds for any two sizes, and would tie what only looks alike
+                del self.solution.equal[known:]
+            elif self._mend_attributes(deviation) if attributes else self._reaches(deviation.position):
                 return True
             del self.solution.equal[known:]
         self._cut()
@@ -267,6 +312,15 @@ class Prober:
 
     def _home(self, deviation: Deviation) -> str:
         return self.calls[deviation.position].module
+
+    def _bundles(self, deviation: Deviation, home: str) -> Iterator[list[tuple[Place, Place]]]:
+        """Equalities to try: one pair of sizes; then all sizes at the deviation with one and the same elsewhere."""
+        together: dict[Place, list[tuple[Place, Place]]] = {}
+        for i, (one, other) in enumerate(self._pairs(deviation, home)):
+            together.setdefault(other, []).append((one, other))
+            if i < 2 * WINDOW:
+                yield [(one, other)]
+        yield from (pairs for pairs in together.values() if len(pairs) > 1)
 
     def _pairs(self, deviation: Deviation, home: str) -> Iterator[tuple[Place, Place]]:
         """Sizes at the deviation and sizes elsewhere in its module that were equal and no longer are."""
@@ -297,6 +351,11 @@ class Prober:
         dim = next(islice(dims_of(self.calls[own[i]]), j, None), None) if i < len(own) else None
         return None if dim is None else next(islice(sub_products(dim), k, None), None)
 
+    def _is_whole(self, home: str, place: Place) -> bool:
+        """Whether equalities have restored all units of a dimension."""
+        dim = self._at(home, place)
+        return dim is not None and size(dim, self.counts) == size(dim)
+
     def _everywhere(self, home: str, one: Place, other: Place) -> list[tuple[Dim, Dim]]:
         """The equality of two sizes, in this module and in all others of its class with as many calls."""
         kind, length = type(self.modules[home]), len(self.inside[home])
@@ -304,19 +363,20 @@ class Prober:
         for path, module in self.modules.items():
             if type(module) is kind and len(self.inside.get(path, [])) == length:
                 a, b = self._at(path, one), self._at(path, other)
-                if a is not None and b is not None and size(a) == size(b):
+                if a is not None and b is not None and size(a) == size(b) > 1:
                     pairs.append((a, b))
         return pairs
 
     # What cannot be mended is frozen
 
     def _stop(self, deviation: Deviation) -> None:
-        """Freeze the groups at the deviation: those of composed dimensions, else of the call, else of the module."""
+        """Freeze the groups at the deviation: those of composed dimensions, else of sizes it names, of the call, ..."""
         position = min(deviation.position, len(self.calls) - 1)
         call = self.calls[position]
         composed = [d for d in dims_of(call) if len(norm(d)) > 1]
+        named = [d for dims in call.resize.values() for d in _several(dims)]
         module = [d for i in self.inside.get(call.module, []) for d in dims_of(self.calls[i])]
-        for dims in (composed, list(dims_of(call)), module):
+        for dims in (composed, named, list(dims_of(call)), module):
             names = self._open(dims)
             if names:
                 break
@@ -335,7 +395,7 @@ class Prober:
         """Freeze the groups whose width goes into a number (an attention scale): cutting would change the function."""
         for drift in drifts:
             suspects = [a for v in drift.call.tensors() for d in v.dims or () for a in atoms(d)]
-            exact = [a for a in suspects if self._explains(a, drift)]
+            exact = list(self._source(drift)) or [a for a in suspects if self._explains(a, drift)]
             found_in = set(exact or suspects or self._around(drift))
             names = [n for n, found in self.solution.atom_of.items() if found in found_in]
             text = f"a number is computed from this width ({drift.before:.4g} becomes {drift.after:.4g})"
@@ -345,6 +405,16 @@ class Prober:
             if not fresh and not already:
                 fresh = self._open(d for i in self.inside[drift.call.module] for d in dims_of(self.calls[i]))
             self.stopped.update(dict.fromkeys(fresh, reason))
+
+    def _source(self, drift: Drift) -> Iterator[Atom]:
+        """The atoms of the sizes in the module of which the number is a root or a power, before and after."""
+        for i in self.inside.get(drift.call.module, []):
+            for run in (run for d in dims_of(self.calls[i]) for run in sub_products(d)):
+                old, new = size(run), size(run, self.counts)
+                if old != new and any(
+                    abs(old**p - drift.before) + abs(new**p - drift.after) < 1e-6 * abs(drift.before) for p in POWERS
+                ):
+                    yield from atoms(run)
 
     def _around(self, drift: Drift) -> Iterator[Atom]:
         """The atoms of dimensions in a module whose change explains that of a constant which the module makes."""
@@ -361,7 +431,11 @@ class Prober:
 def is_power(drift: Drift, share: float) -> bool:
     """Whether a number changed by a power of a width's change that attention scales and the like take."""
     change = drift.after / drift.before if drift.before else 0.0
-    return any(abs(change - share**p) < 1e-6 for p in (-0.5, 0.5, -1.0, 1.0, -0.25, 0.25))
+    return any(abs(change - share**p) < 1e-6 for p in POWERS)
+
+
+def _several(dims: Dim | list[Dim]) -> list[Dim]:
+    return dims if isinstance(dims, list) else [dims]
 
 
 def repairs_for(path: str, attribute: str, value: Number, table: Mapping[int, Mapping[int, Dim]]) -> Iterator[Repair]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -111,9 +113,9 @@ class Recording:
 
     `medium` says what it ran on, so that later runs use the same: hollow tensors where they do, torch's fake ones where
     those are needed, real ones where the way through the model depends on values. `queries` are those of attention that
-    states no scale, with the module that runs it. `choices` are those that depend on values, and `seen` what they are
-    made from, in order. `written` are the attributes that the run changed, `training`
-    says in which mode it was.
+    states no scale, with the module that runs it. `memory`: the ids of outputs that only the model itself reads.
+    `choices` are those that depend on values, and `seen` what they are made from, in order. `written` are the
+    attributes that the run changed, `training` says in which mode it was.
     """
 
     calls: list[Call]
@@ -121,6 +123,7 @@ class Recording:
     outputs: list[Value]
     medium: Medium = "hollow"
     queries: list[tuple[str, Value]] = field(default_factory=list)
+    memory: frozenset[int] = frozenset()
     choices: Choices = field(default_factory=Choices)
     seen: list[Value] = field(default_factory=list)
     written: list[Written] = field(default_factory=list)
@@ -203,23 +206,28 @@ def take_back(model: nn.Module, written: Iterable[Written]) -> None:
             attributes[one.attribute] = one.before.copy() if isinstance(one.before, list | dict) else one.before
 
 
+HOOKS = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks")
+
+
 @contextlib.contextmanager
 def undisturbed(model: nn.Module, training: bool = False) -> Iterator[list[Written]]:
     """Runs the block with the model in evaluation (or training) mode and puts modes and attributes back afterwards.
 
-    A forward may write to its module (caches of attention biases, position tables); whatever it writes is taken back,
-    and listed in what the block is given.
+    A forward may write to its module (caches of attention biases, position tables, hooks); whatever it writes is taken
+    back, and listed in what the block is given.
     """
     before = []
     written: list[Written] = []
     for path, module in model.named_modules():
-        state = {k: v.copy() for k, v in module.__dict__.items() if _is_own_store(k, v)}
+        state = {k: v.copy() for k, v in module.__dict__.items() if _is_own_store(k, v) or k in HOOKS}
         before.append((path, module, dict(module.__dict__), state, dict(module._buffers)))
     values = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if type(buffer) is Tensor]
+    forget(model)
     try:
         set_mode(model, training)
         yield written
     finally:
+        forget(model)
         for path, module, originals, state, buffers in before:
             for key in [k for k in module.__dict__ if k not in originals]:
                 written.append(Written(path, key, MISSING))
@@ -230,9 +238,9 @@ def undisturbed(model: nn.Module, training: bool = False) -> Iterator[list[Writt
                 module.__dict__[key] = value
                 if key not in state:
                     continue
-                if _differ(value, state[key]):
+                if key not in HOOKS and _differ(value, state[key]):
                     written.append(Written(path, key, state[key]))
-                if type(value) is dict:
+                if isinstance(value, dict):
                     value.clear()
                     value.update(state[key])
                 else:
@@ -264,6 +272,28 @@ def _differ(now: Any, before: Any) -> bool:
     if type(now) is dict:
         return any(key not in now or now[key] is not value for key, value in before.items())
     return any(a is not b for a, b in zip(now, before, strict=True))
+
+
+def forget(model: nn.Module) -> None:
+    """Empty what `functools.lru_cache` remembers of functions beside the model's classes: it would outlast the run."""
+    classes = {c for module in model.modules() for c in type(module).__mro__ if not c.__module__.startswith("torch.")}
+    homes: list[Any] = [
+        *classes,
+        *(sys.modules[name] for name in {c.__module__ for c in classes} if name in sys.modules),
+    ]
+    for home in homes:
+        for value in [getattr(found, "__func__", found) for found in vars(home).values()]:
+            cells = getattr(value, "__closure__", None) or ()
+            for function in (value, *(cell.cell_contents for cell in cells if _filled(cell))):
+                if isinstance(function, functools._lru_cache_wrapper):
+                    function.cache_clear()
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False
 
 
 def _is_own_store(key: str, value: Any) -> bool:
@@ -422,19 +452,25 @@ class Recorder(TorchDispatchMode):
 
 
 def record(
-    model: nn.Module, inputs: Inputs, *, training: bool = False, dims: Mapping[str, list[Dim]] | None = None
+    model: nn.Module,
+    inputs: Inputs,
+    *,
+    training: bool = False,
+    dims: Mapping[str, list[Dim]] | None = None,
+    wanted: Collection[str] | None = None,
 ) -> Recording:
     """The calls of one run of `model` on `inputs`.
 
     `dims` gives the model's own tensors the dimensions of an earlier recording, so that both speak of the same units.
+    `wanted` names the results that must keep their widths, all unless said, but for what the model itself gets back.
     Raises `TraceError` with the model's own error where its forward fails.
     """
     tensors = named_tensors(model)
     _check_devices(tensors, inputs)
 
-    def attempt(run: Callable[..., Recording], *choices: Choices) -> Recording:
+    def attempt(run: Callable[..., Recording], choices: Choices | None = None) -> Recording:
         with undisturbed(model, training) as written:  # outside the fake mode, so that it restores real values
-            recording = run(model, inputs, tensors, dims, *choices)
+            recording = run(model, inputs, tensors, dims, wanted, choices)
         recording.written, recording.training = written, training
         return recording
 
@@ -464,23 +500,26 @@ def _choose(model: nn.Module, inputs: Inputs) -> Choices:
 
 Owned = Mapping[str, tuple[LeafKind, Tensor]]
 Known = Mapping[str, list[Dim]] | None
+Wanted = Collection[str] | None
 
 
 def _run_hollow(
-    model: nn.Module, inputs: Inputs, tensors: Owned, dims: Known, choices: Choices | None = None
+    model: nn.Module, inputs: Inputs, tensors: Owned, dims: Known, wanted: Wanted, choices: Choices | None
 ) -> Recording:
-    return _run(model, tree_map_only(Tensor, hollow.of, inputs), tensors, dims, "hollow", choices)
+    return _run(model, tree_map_only(Tensor, hollow.of, inputs), tensors, dims, "hollow", wanted, choices)
 
 
 def _run_fake(
-    model: nn.Module, inputs: Inputs, tensors: Owned, dims: Known, choices: Choices | None = None
+    model: nn.Module, inputs: Inputs, tensors: Owned, dims: Known, wanted: Wanted, choices: Choices | None
 ) -> Recording:
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-        return _run(model, tree_map_only(Tensor, fake.from_tensor, inputs), tensors, dims, "fake", choices)
+        return _run(model, tree_map_only(Tensor, fake.from_tensor, inputs), tensors, dims, "fake", wanted, choices)
 
 
-def _run_real(model: nn.Module, inputs: Inputs, tensors: Owned, dims: Known, choices: Choices) -> Recording:
-    return _run(model, inputs, tensors, dims, "real", choices)
+def _run_real(
+    model: nn.Module, inputs: Inputs, tensors: Owned, dims: Known, wanted: Wanted, choices: Choices | None
+) -> Recording:
+    return _run(model, inputs, tensors, dims, "real", wanted, choices)
 
 
 def _run(
@@ -489,7 +528,8 @@ def _run(
     tensors: Owned,
     dims: Known,
     medium: Medium,
-    choices: Choices | None = None,
+    wanted: Wanted,
+    choices: Choices | None,
 ) -> Recording:
     choices = choices or Choices()
     leaves = []
@@ -509,9 +549,10 @@ def _run(
         except Exception as error:
             raise _failure(error, model) from error
         outputs = [recorder.value(t) for t in tensors_of(output)]
+        memory = frozenset(id(recorder.value(t)) for t in memory_of(model, inputs, output, wanted))
         queries = [(path, recorder.value(query)) for path, query in functions.queries]
         seen = [recorder.value(tensor) for tensor in held.seen]
-    return Recording(recorder.calls, recorder.leaves, outputs, medium, queries, choices, seen)
+    return Recording(recorder.calls, recorder.leaves, outputs, medium, queries, memory, choices, seen)
 
 
 def _failure(error: Exception, model: nn.Module) -> TraceError:
@@ -545,6 +586,28 @@ def tensors_of(output: Any) -> list[Tensor]:
     if hasattr(output, "__dict__") and not isinstance(output, nn.Module | type):
         return [t for v in vars(output).values() for t in tensors_of(v)]
     return []
+
+
+def memory_of(model: nn.Module, inputs: Inputs, output: Any, wanted: Collection[str] | None) -> list[Tensor]:
+    """The tensors that a model returns in order to get them back: those under the name of an argument left out.
+
+    A cache of keys and values or the state of a recurrence has no other reader, so its widths need not stay. Where the
+    results that are `wanted` are named, all others count as memory. Raises `InputError` for names that are not there.
+    """
+    fields = output if isinstance(output, Mapping) else getattr(output, "__dict__", {})
+    if wanted is not None:
+        for name in set(wanted) - set(fields):
+            known = ", ".join(map(repr, fields)) or "no names"
+            raise InputError(f"The 'outputs' parameter of groups holds {name!r}. The model's result has {known}.")
+        free = set(fields) - set(wanted)
+    else:
+        try:
+            arguments = inspect.signature(model.forward).bind_partial(*inputs[0], **inputs[1])
+        except (TypeError, ValueError):
+            return []
+        free = set(fields) & (set(arguments.signature.parameters) - set(arguments.arguments))
+    seen = {id(t) for name, value in fields.items() if name not in free for t in tensors_of(value)}
+    return [t for name in free for t in tensors_of(fields[name]) if id(t) not in seen]
 
 
 def _check_devices(tensors: Mapping[str, tuple[LeafKind, Tensor]], inputs: Inputs) -> None:

@@ -118,7 +118,7 @@ def gather(terms: Terms, call: Call) -> Sequence[Dims]:
 
 
 @rule(
-    "roll flip cumsum cumprod tril triu sort topk unfold argsort cummax logcumsumexp renorm rot90 diagonal "
+    "roll flip cumsum cumprod tril triu sort topk argsort cummax logcumsumexp renorm rot90 diagonal "
     "kthvalue mode median nanmedian"
 )
 def ordered(terms: Terms, call: Call) -> Sequence[Dims]:
@@ -130,6 +130,16 @@ def ordered(terms: Terms, call: Call) -> Sequence[Dims]:
     for axis in touched:
         terms.freeze(dims[axis], "the operator depends on the order of its entries")
     return [dims if out.shape == x.shape else _fitted(dims, out.shape, touched) for out in call.outs]
+
+
+@rule("unfold")
+def windows(terms: Terms, call: Call) -> Sequence[Dims]:
+    """Windows along one dimension, their entries last."""
+    dims, out = list(dims_of(call["self"])), call.outs[0].shape
+    axis = axis_of(call["self"], call["dimension"])
+    terms.freeze(dims[axis], "it is read in windows")
+    dims[axis] = const(out[axis])
+    return [[*dims, const(out[-1])]]
 
 
 def _fitted(dims: Dims, shape: Sequence[int], touched: Sequence[int]) -> Dims:
