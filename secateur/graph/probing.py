@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice, product
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import nn
 
@@ -264,7 +264,7 @@ class Prober:
         own = self.inside.get(repair.module, [])
         if len(own) != len(self.inside.get(path, [])):
             return
-        wanted = [repair.dims] if repair.kind is int else list(repair.dims)
+        wanted: list[Any] = [repair.dims] if repair.kind is int else list(repair.dims)
         values = [value] if isinstance(value, int) else list(value)
         found: list[Dim] = []
         for dim, n in zip(wanted, values, strict=False):
