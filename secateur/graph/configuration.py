@@ -69,15 +69,17 @@ def restate(module: nn.Module, learned: list[Stated], counts: Mapping[Atom, int]
     done = {}
     for entry in learned:
         value = entry.value(counts)
+        if value is None:
+            continue
         before = get_attribute(module, entry.attribute)
         after = value if entry.place is None else _placed(before, entry.place, value)
-        if value is not None and after is not None and after != before:
+        if after != before:
             set_attribute(module, entry.attribute, after)
             done[entry.attribute] = after
     return [("", attribute, value) for attribute, value in done.items()]
 
 
-def _placed(values: Any, place: int, value: int | None) -> Any:
+def _placed(values: Any, place: int, value: int) -> Any:
     return type(values)(value if i == place else v for i, v in enumerate(values))
 
 

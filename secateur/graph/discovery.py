@@ -16,10 +16,11 @@ from secateur.graph.cost import StructuralCost
 from secateur.graph.probing import probe
 from secateur.graph.solution import Solution
 from secateur.graph.terms import Atom, Cat, Dim, Reason, atoms, first_reason, is_const, labels, norm, size
-from secateur.graph.trace import Inputs, Leaf, Recording, named_tensors, normalise, record
+from secateur.graph.trace import Inputs, Leaf, Recording, Value, named_tensors, normalise, record
 from secateur.graph.units import Frozen, Group, Groups, Member, Proof, Slices
 
 KERNEL = "it is a kernel or an image size"
+PARTS = ("slice", "split", "split_with_sizes", "select")  # operators that leave entries aside
 
 
 def solve(recording: Recording, terms: rules.Terms) -> None:
@@ -82,13 +83,27 @@ def groups(
 
 
 def _freeze_the_unread(seen: list[Recording], terms: rules.Terms, dims: Mapping[str, list[Dim]]) -> None:
-    """Freeze entries of tables that only longer inputs than the example would read: nothing shows what they are for."""
-    met = [c for recording in seen for c in recording.calls if not all(v.leaves for v in c.tensors())]
-    lines = {norm(d) for call in met for value in (*call.tensors(), *call.outs) for d in value.dims or ()}
-    read = {found for line in lines for found in atoms(line)}
+    """Freeze entries of tables that only longer inputs than the example would read: nothing shows what they are for.
+
+    Entries are read where they meet anything but the model's own tensors, or are summed over.
+    """
+    calls = [call for recording in seen for call in recording.calls]
+    if not any(call.op in PARTS and all(v.leaves for v in call.tensors()) for call in calls):
+        return
+    read: set[Atom] = set()
+    for call in calls:
+        given, made = _atoms_of(call.tensors()), _atoms_of(call.outs)
+        if not all(v.leaves for v in call.tensors()):
+            read |= given | made
+        elif call.op not in PARTS:
+            read |= given - made
     terms.here = Reason("")
     for found in {a for own in dims.values() for d in own for a in atoms(d)} - read:
         terms.freeze((found,), "the run on the example reads none of its entries")
+
+
+def _atoms_of(values: Iterable[Value]) -> set[Atom]:
+    return {found for value in values for d in value.dims or () for found in atoms(d)}
 
 
 def _attempt(
@@ -208,10 +223,10 @@ def _choose(
     for leaf in _known(recording, dims):
         for axis, dim in enumerate(dims[leaf.name]):
             d = norm(dim)
-            for found in _products(d):
-                if len(set(found)) > 1:
-                    rivals.append(found)
-                repeated |= {a for a in found if found.count(a) > 1}
+            for factors in _products(d):
+                if len(set(factors)) > 1:
+                    rivals.append(factors)
+                repeated |= {a for a in factors if factors.count(a) > 1}
             seen.update(dict.fromkeys(atoms(d)))
             if is_const(d) and leaf.kind == "parameter" and (reason := _why(dim)) and reason[0] != KERNEL:
                 frozen.append(Frozen(f"{leaf.name}[{axis}]", size(d), *reason))

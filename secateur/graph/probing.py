@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice, product
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import nn
 
@@ -277,7 +277,7 @@ class Prober:
         own = self.inside.get(repair.module, [])
         if len(own) != len(self.inside.get(path, [])):
             return
-        wanted: list[Dim] = [repair.dims] if repair.kind is int else list(repair.dims)  # type: ignore[list-item, arg-type]
+        wanted: list[Any] = [repair.dims] if repair.kind is int else list(repair.dims)
         values = [value] if isinstance(value, int) else list(value)
         found: list[Dim] = []
         for dim, n in zip(wanted, values, strict=False):

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import logging
-import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -25,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
 
 from secateur.errors import InputError, TraceError
-from secateur.graph import hollow
+from secateur.graph import hollow, memory
 from secateur.graph.choices import Choices, Execute, Held
 from secateur.graph.terms import Dim, atom, const, is_const, norm
 
@@ -222,12 +220,12 @@ def undisturbed(model: nn.Module, training: bool = False) -> Iterator[list[Writt
         state = {k: v.copy() for k, v in module.__dict__.items() if _is_own_store(k, v) or k in HOOKS}
         before.append((path, module, dict(module.__dict__), state, dict(module._buffers)))
     values = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if type(buffer) is Tensor]
-    forget(model)
+    memory.forget(model)
     try:
         set_mode(model, training)
         yield written
     finally:
-        forget(model)
+        memory.forget(model)
         for path, module, originals, state, buffers in before:
             for key in [k for k in module.__dict__ if k not in originals]:
                 written.append(Written(path, key, MISSING))
@@ -272,28 +270,6 @@ def _differ(now: Any, before: Any) -> bool:
     if type(now) is dict:
         return any(key not in now or now[key] is not value for key, value in before.items())
     return any(a is not b for a, b in zip(now, before, strict=True))
-
-
-def forget(model: nn.Module) -> None:
-    """Empty what `functools.lru_cache` remembers of functions beside the model's classes: it would outlast the run."""
-    classes = {c for module in model.modules() for c in type(module).__mro__ if not c.__module__.startswith("torch.")}
-    homes: list[Any] = [
-        *classes,
-        *(sys.modules[name] for name in {c.__module__ for c in classes} if name in sys.modules),
-    ]
-    for home in homes:
-        for value in [getattr(found, "__func__", found) for found in vars(home).values()]:
-            cells = getattr(value, "__closure__", None) or ()
-            for function in (value, *(cell.cell_contents for cell in cells if _filled(cell))):
-                if isinstance(function, functools._lru_cache_wrapper):
-                    function.cache_clear()
-
-
-def _filled(cell: Any) -> bool:
-    try:
-        return cell.cell_contents is not None
-    except ValueError:
-        return False
 
 
 def _is_own_store(key: str, value: Any) -> bool:
@@ -549,10 +525,10 @@ def _run(
         except Exception as error:
             raise _failure(error, model) from error
         outputs = [recorder.value(t) for t in tensors_of(output)]
-        memory = frozenset(id(recorder.value(t)) for t in memory_of(model, inputs, output, wanted))
+        kept = frozenset(id(recorder.value(t)) for t in memory_of(model, inputs, output, wanted))
         queries = [(path, recorder.value(query)) for path, query in functions.queries]
         seen = [recorder.value(tensor) for tensor in held.seen]
-    return Recording(recorder.calls, recorder.leaves, outputs, medium, queries, memory, choices, seen)
+    return Recording(recorder.calls, recorder.leaves, outputs, medium, queries, kept, choices, seen)
 
 
 def _failure(error: Exception, model: nn.Module) -> TraceError:
@@ -589,23 +565,9 @@ def tensors_of(output: Any) -> list[Tensor]:
 
 
 def memory_of(model: nn.Module, inputs: Inputs, output: Any, wanted: Collection[str] | None) -> list[Tensor]:
-    """The tensors that a model returns in order to get them back: those under the name of an argument left out.
-
-    A cache of keys and values or the state of a recurrence has no other reader, so its widths need not stay. Where the
-    results that are `wanted` are named, all others count as memory. Raises `InputError` for names that are not there.
-    """
+    """The tensors in a model's result that only the model itself reads: those under free names and under no other."""
     fields = output if isinstance(output, Mapping) else getattr(output, "__dict__", {})
-    if wanted is not None:
-        for name in set(wanted) - set(fields):
-            known = ", ".join(map(repr, fields)) or "no names"
-            raise InputError(f"The 'outputs' parameter of groups holds {name!r}. The model's result has {known}.")
-        free = set(fields) - set(wanted)
-    else:
-        try:
-            arguments = inspect.signature(model.forward).bind_partial(*inputs[0], **inputs[1])
-        except (TypeError, ValueError):
-            return []
-        free = set(fields) & (set(arguments.signature.parameters) - set(arguments.arguments))
+    free = memory.free_names(model, inputs, fields, wanted)
     seen = {id(t) for name, value in fields.items() if name not in free for t in tensors_of(value)}
     return [t for name in free for t in tensors_of(fields[name]) if id(t) not in seen]
 

@@ -226,7 +226,7 @@ def _from_transformers(spec: str, name: str, request: Request) -> Source:
             kind = getattr(transformers, (config.architectures or ["none stated"])[0], None)
         else:
             kind = getattr(transformers, name, None)
-            config = kind.config_class(**options) if kind is not None and hasattr(kind, "config_class") else None
+            config = None if kind is None or not hasattr(kind, "config_class") else kind.config_class(**options)
     except Exception as error:
         raise InputError(f"{spec} has no configuration: {type(error).__name__}: {error}") from error
     if kind is None or config is None or not issubclass(kind, nn.Module):

@@ -325,13 +325,14 @@ def test_entries_that_only_longer_inputs_read_stay() -> None:
     class Placed(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.places, self.first, self.last = nn.Parameter(torch.randn(20, 8)), nn.Linear(6, 8), nn.Linear(8, 5)
+            self.places, self.raised = nn.Parameter(torch.randn(20, 10)), nn.Linear(10, 8)
+            self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 5)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.last(torch.tanh(self.first(x) + self.places[: x.shape[1]]))
+            return self.last(torch.tanh(self.first(x) + self.raised(2 * self.places)[: x.shape[1]]))
 
     groups, slim = check_laws(Placed(), torch.randn(2, 7, 6))
-    assert units(groups) == {"first": 8}
+    assert sorted(units(groups).values()) == [8, 10]
     assert slim(torch.randn(3, 20, 6)).shape == (3, 20, 5)
 
 
