@@ -8,9 +8,9 @@ place are frozen with that reason. So whatever `groups` returns has been shown t
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice, product
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import nn
 
@@ -28,12 +28,15 @@ from secateur.graph.repair import (
     sub_products,
 )
 from secateur.graph.solution import Solution
-from secateur.graph.terms import Atom, Dim, Reason, atoms, norm, size
-from secateur.graph.trace import Inputs, named_tensors
+from secateur.graph.terms import Atom, Dim, Reason, atoms, is_const, norm, size
+from secateur.graph.trace import Call, Inputs, named_tensors
 
-RUNS = 150
+RUNS = 250
 WINDOW = 12
 SHARES = ((0.4, 0.8), (0.3, 0.6), (0.1, 0.4))  # of the units that a round's trial widths keep
+EXTREMES = (0.0, 0.5, 1.0)  # of the units, in two rounds more: few heads may meet an equality by chance in all others
+
+SINGULAR = {"split_sizes": "split_size"}  # what torch calls an argument in another overload
 
 Place: TypeAlias = (
     "tuple[int, int, int]"  # call within a module, dimension within the call, run of factors within the dimension
@@ -52,6 +55,7 @@ class Prober:
         self.model, self.solution, self.inputs, self.minimum = model, solution, inputs, dict(minimum)
         self.calls = visible(solution.recording)
         self.modules = dict(model.named_modules())
+        self.names = {module: path for path, module in self.modules.items()}
         self.tensors = {name: tensor for name, (_, tensor) in named_tensors(model).items()}
         self.repairs: dict[tuple[str, str], Repair] = {}
         self.refused: set[tuple[type[nn.Module], str]] = set()
@@ -69,6 +73,9 @@ class Prober:
         for self.round, _ in enumerate(SHARES):  # a second draw, since the first may meet an equality by chance
             if self.round < 2 or len(shown | set(self.stopped)) < len(self.minimum):
                 shown |= self._round()
+        if self.repairs or self.solution.equal or max(self.minimum.values(), default=1) > 1:
+            for self.round in (len(SHARES), len(SHARES) + 1):
+                self._round()
         self.solution.repairs = list(self.repairs.values())
         return self.stopped
 
@@ -86,9 +93,10 @@ class Prober:
         return {n for n, found in self.solution.atom_of.items() if self.counts[found] < found.size}
 
     def _mend(self, deviation: Deviation) -> bool:
-        """Attributes alone, equal sizes alone, then both together: code that checks itself asks for all at once."""
+        """Sizes that are asked for; attributes alone, equal sizes alone, or both: code that checks itself wants all."""
         return (
-            self._mend_attributes(deviation)
+            self._mend_asked(deviation)
+            or self._mend_attributes(deviation)
             or self._mend_sizes(deviation, attributes=False)
             or self._mend_sizes(deviation, attributes=True)
         )
@@ -123,10 +131,11 @@ class Prober:
     def _trial(self) -> dict[str, int]:
         """Widths that differ from group to group, so that a size that changed tells where it came from."""
         draw = random.Random(self.round)
-        low, high = SHARES[self.round]
         trial = {}
         for name, found in self.solution.atom_of.items():
-            wanted = round(found.size * draw.uniform(low, high))
+            extreme = self.round >= len(SHARES)
+            share = draw.choice(EXTREMES) if extreme else draw.uniform(*SHARES[self.round])
+            wanted = round(found.size * share)
             trial[name] = found.size if name in self.stopped else min(found.size, max(self.minimum[name], wanted))
         return self.solution.balance(trial)
 
@@ -155,6 +164,8 @@ class Prober:
     def _mend_attributes(self, deviation: Deviation) -> bool:
         for path in self._suspects(deviation):
             options = list(self._options(path, deviation))
+            if any(self._try(repairs, deviation.position) for repairs in self._asked_for(options, deviation)):
+                return True
             for repair in options:
                 if self._try([repair], deviation.position):
                     return True
@@ -170,8 +181,7 @@ class Prober:
         stack = list(dict.fromkeys(reversed(deviation.stack)))
         yield from stack[:1]
         if stack:
-            prefix = f"{stack[0]}." if stack[0] else ""
-            yield from (prefix + name for name, _ in self.modules[stack[0]].named_children())
+            yield from (self.names[child] for child in self.modules[stack[0]].children())  # shared ones: first name
         yield from stack[1:]
 
     def _options(self, path: str, deviation: Deviation) -> Iterator[Repair]:
@@ -180,10 +190,22 @@ class Prober:
             {*range(deviation.position - WINDOW, deviation.position + WINDOW), *self.inside.get(path, [])[:200]},
             key=lambda i: abs(i - deviation.position),
         )
-        table = renamings([self.calls[i] for i in near if 0 <= i < len(self.calls)], self.counts, self._own_dims(path))
+        calls = [self.calls[i] for i in near if 0 <= i < len(self.calls)]
+        table = renamings(calls, self.counts, self._own_dims(path))
         for attribute, value in integers(self.modules[path]):
             if (path, attribute) not in self.repairs and self._kind(path, attribute) not in self.refused:
-                yield from repairs_for(path, attribute, value, table)
+                yield from repairs_for(path, attribute, value, table, calls)
+
+    def _asked_for(self, options: list[Repair], deviation: Deviation) -> Iterator[list[Repair]]:
+        """Repairs of several attributes by which the deviating call asks for the very sizes it was recorded with."""
+        call = self.calls[min(deviation.position, len(self.calls) - 1)]
+        own = [d for dims in call.resize.values() if isinstance(dims, list) for d in dims]
+        fitting: dict[str, list[Repair]] = {}
+        for repair in options:
+            if repair.kind is int and repair.dims in map(norm, own):
+                fitting.setdefault(repair.attribute, []).append(repair)
+        if len(fitting) > 1 and own:
+            yield from map(list, islice(product(*fitting.values()), 8))
 
     def _own_dims(self, path: str) -> list[Dim]:
         prefix = f"{path}." if path else ""
@@ -221,12 +243,11 @@ class Prober:
             for path, module in self.modules.items():
                 if type(module) is not kind or path == repair.module or (path, repair.attribute) in self.repairs:
                     continue
-                table = renamings(
-                    [self.calls[i] for i in self.inside.get(path, [])[:200]], self.counts, self._own_dims(path)
-                )
+                calls = [self.calls[i] for i in self.inside.get(path, [])[:200]]
+                table = renamings(calls, self.counts, self._own_dims(path))
                 for attribute, value in integers(module):
                     if attribute == repair.attribute:
-                        found += list(islice(repairs_for(path, attribute, value, table), 1))
+                        found += list(islice(repairs_for(path, attribute, value, table, calls), 1))
         if found:
             undo = self._set(found)
             if self._reaches(position):
@@ -235,6 +256,38 @@ class Prober:
                 self._undo(undo)
 
     # Two sizes must be equal
+
+    def _mend_asked(self, deviation: Deviation) -> bool:
+        """Sizes that code reads from attributes which follow other sizes must equal those.
+
+        So one attribute can serve several layers, such as the heads of a cascade.
+        """
+        if deviation.position >= len(self.calls) or self.runs >= RUNS:
+            return False
+        known = [
+            (d, repair.dims)
+            for name, dims in self.calls[deviation.position].resize.items()
+            for d, n in self._strange(dims, deviation.asked.get(name, deviation.asked.get(SINGULAR.get(name, ""))))
+            for repair in self.repairs.values()
+            if repair.kind is int and repair.module in deviation.stack
+            if size(repair.dims) == size(d) and repair.value(self.counts) == n  # type: ignore[arg-type]
+        ]
+        if not known:
+            return False
+        before = len(self.solution.equal)
+        self.solution.equal += known  # type: ignore[arg-type]
+        self._cut()
+        if self._reaches(deviation.position):
+            return True
+        del self.solution.equal[before:]
+        self._cut()
+        return False
+
+    def _strange(self, dims: Any, asked: Any) -> list[tuple[Dim, int]]:
+        """The dimensions of a recorded argument for which the cut module asks another size, with that size."""
+        if not isinstance(dims, list) or not isinstance(asked, list | tuple) or len(dims) != len(asked):
+            return []
+        return [(d, n) for d, n in zip(dims, asked, strict=True) if n != size(d, self.counts) and n != -1]
 
     def _mend_sizes(self, deviation: Deviation, attributes: bool) -> bool:
         if deviation.position >= len(self.calls):
@@ -338,13 +391,31 @@ class Prober:
         return share != 1 and any(abs(change - share**p) < 1e-6 for p in (-0.5, 0.5, -1.0, 1.0, -0.25, 0.25))
 
 
-def repairs_for(path: str, attribute: str, value: Number, table: Mapping[int, Mapping[int, Dim]]) -> Iterator[Repair]:
-    """The repairs by which an attribute could follow sizes that change."""
+def repairs_for(
+    path: str, attribute: str, value: Number, table: Mapping[int, Mapping[int, Dim]], calls: Iterable[Call] = ()
+) -> Iterator[Repair]:
+    """The repairs by which an attribute could follow sizes that change; several at once as some call speaks of them."""
     if isinstance(value, int):
         for dim in table.get(value, {}).values():
             yield Repair(path, attribute, dim, int)
         return
+    for dims in spoken(calls, value):
+        yield Repair(path, attribute, dims, type(value))
     choices = [[(v,), *table.get(v, {}).values()][::-1] for v in value]
     for dims in islice(product(*choices), 16):
         if any(d != (v,) for d, v in zip(dims, value, strict=True)):
             yield Repair(path, attribute, dims, type(value))
+
+
+def spoken(calls: Iterable[Call], sizes: Sequence[int]) -> Iterator[tuple[Dim, ...]]:
+    """The neighbouring dimensions that calls mention together with just these sizes, nearest call first."""
+    seen = set()
+    for call in calls:
+        lists = [dims for dims in call.resize.values() if isinstance(dims, list)]
+        for dims in (*lists, *(value.dims or () for value in (*call.outs, *call.tensors()))):
+            for start in range(len(dims) - len(sizes) + 1):
+                run = tuple(map(norm, dims[start : start + len(sizes)]))
+                if run not in seen and all(size(d) == n for d, n in zip(run, sizes, strict=True)):
+                    seen.add(run)
+                    if not all(map(is_const, run)):
+                        yield run

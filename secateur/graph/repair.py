@@ -31,6 +31,13 @@ def _convolution(module: Any) -> dict[str, Any]:
     return {"in_channels": inner, "out_channels": outer}
 
 
+def _recurrent(module: Any) -> dict[str, Any]:
+    """The hidden size is read off the last axis of the input weights, of gates one above the other."""
+    gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+    sizes = {"input_size": module.weight_ih_l0.shape[1], "hidden_size": module.weight_ih_l0.shape[0] // gates}
+    return sizes | ({"proj_size": module.weight_hr_l0.shape[0]} if module.proj_size else {})
+
+
 STANDARD: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {
     nn.Linear: lambda m: {"in_features": m.weight.shape[1], "out_features": m.weight.shape[0]},
     nn.Bilinear: lambda m: dict(zip(("out_features", "in1_features", "in2_features"), m.weight.shape, strict=True)),
@@ -40,6 +47,7 @@ STANDARD: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {
     nn.GroupNorm: lambda m: {} if m.weight is None else {"num_channels": m.weight.shape[0]},
     nn.modules.batchnorm._NormBase: lambda m: {} if _vector(m) is None else {"num_features": len(_vector(m))},
     nn.modules.conv._ConvNd: _convolution,
+    nn.RNNBase: _recurrent,
     nn.PReLU: lambda m: {"num_parameters": m.weight.shape[0]},
 }
 

@@ -251,8 +251,11 @@ def plain_kernels(stack: Sequence[str] = (), scales: Mapping[str, float] | None 
     logger.setLevel(logging.CRITICAL + 1)  # it prints whole tracebacks of errors that are caught and told in words
     functions = PlainFunctions(stack, scales or {})
     try:
-        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), torch.no_grad(), functions:
-            yield functions
+        with contextlib.ExitStack() as around:
+            around.enter_context(torch.backends.mkldnn.flags(enabled=False))  # else recurrent layers are one operator
+            around.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
+            around.enter_context(torch.no_grad())
+            yield around.enter_context(functions)
     finally:
         logger.setLevel(level)
         torch.backends.mha.set_fastpath_enabled(fast)
