@@ -121,6 +121,8 @@ class Lockstep(TorchDispatchMode):
             self._deviate(f"it runs {op} where {call.op} was recorded")
         if shapes != self._expected(call):
             self._deviate(f"{op} gives {shapes} instead of {self._expected(call)}")
+        if "start" in call.resize:
+            self._compare_start(call)
         self._compare_numbers(call)
         self.position += 1
 
@@ -145,6 +147,14 @@ class Lockstep(TorchDispatchMode):
     def _deviate(self, text: str) -> NoReturn:
         self.text = text
         raise _Deviated
+
+    def _compare_start(self, call: Call) -> None:
+        """As many entries as expected may still be the wrong ones."""
+        length = self.asked["self"].shape[self.asked.get("dim", 0)]
+        start = self.asked.get("start") or 0
+        start, expected = start + length if start < 0 else start, size(call.resize["start"], self.counts)
+        if start != expected and self._expected(call)[0] != tuple(self.asked["self"].shape):
+            self._deviate(f"slice starts at {start} instead of {expected}")
 
     def _compare_numbers(self, call: Call) -> None:
         for name, now in self.asked.items():

@@ -164,14 +164,13 @@ class Prober:
     def _mend_attributes(self, deviation: Deviation) -> bool:
         for path in self._suspects(deviation):
             options = list(self._options(path, deviation))
-            if any(self._try(repairs, deviation.position) for repairs in self._asked_for(options, deviation)):
-                return True
             for repair in options:
                 if self._try([repair], deviation.position):
                     return True
             first = list({r.attribute: r for r in reversed(options)}.values())
-            if len(first) > 1 and self._try(first, deviation.position):
-                return True
+            for joint in (*self._joint(options, deviation), first):
+                if len(joint) > 1 and self._try(joint, deviation.position):
+                    return True
             if self.runs >= RUNS:
                 break
         return False
@@ -193,19 +192,21 @@ class Prober:
         calls = [self.calls[i] for i in near if 0 <= i < len(self.calls)]
         table = renamings(calls, self.counts, self._own_dims(path))
         for attribute, value in integers(self.modules[path]):
-            if (path, attribute) not in self.repairs and self._kind(path, attribute) not in self.refused:
-                yield from repairs_for(path, attribute, value, table, calls)
+            if self._kind(path, attribute) in self.refused:
+                continue
+            known = self.repairs.get((path, attribute))
+            now = None if known is None else known.value(self.counts)
+            yield from (r for r in repairs_for(path, attribute, value, table, calls) if r.value(self.counts) != now)
 
-    def _asked_for(self, options: list[Repair], deviation: Deviation) -> Iterator[list[Repair]]:
-        """Repairs of several attributes by which the deviating call asks for the very sizes it was recorded with."""
-        call = self.calls[min(deviation.position, len(self.calls) - 1)]
-        own = [d for dims in call.resize.values() if isinstance(dims, list) for d in dims]
-        fitting: dict[str, list[Repair]] = {}
-        for repair in options:
-            if repair.kind is int and repair.dims in map(norm, own):
-                fitting.setdefault(repair.attribute, []).append(repair)
-        if len(fitting) > 1 and own:
-            yield from map(list, islice(product(*fitting.values()), 8))
+    def _joint(self, options: list[Repair], deviation: Deviation) -> Iterator[list[Repair]]:
+        """One attribute for each size that the call at the deviation names: sizes that must add up change together."""
+        if deviation.position >= len(self.calls):
+            return
+        named = {d: None for dims in self.calls[deviation.position].resize.values() for d in _several(dims)}
+        choices = [[r for r in options if r.kind is int and r.dims == d] for d in map(norm, named)]
+        several = [found for found in choices if found]
+        if len(several) > 1:
+            yield from map(list, islice(product(*several), 8))
 
     def _own_dims(self, path: str) -> list[Dim]:
         prefix = f"{path}." if path else ""
@@ -243,17 +244,39 @@ class Prober:
             for path, module in self.modules.items():
                 if type(module) is not kind or path == repair.module or (path, repair.attribute) in self.repairs:
                     continue
-                calls = [self.calls[i] for i in self.inside.get(path, [])[:200]]
-                table = renamings(calls, self.counts, self._own_dims(path))
                 for attribute, value in integers(module):
                     if attribute == repair.attribute:
-                        found += list(islice(repairs_for(path, attribute, value, table, calls), 1))
+                        found += list(islice(self._likewise(repair, path, value), 1))
         if found:
             undo = self._set(found)
             if self._reaches(position):
                 self.repairs.update({(r.module, r.attribute): r for r in found})
             else:
                 self._undo(undo)
+
+    def _likewise(self, repair: Repair, path: str, value: Number) -> Iterator[Repair]:
+        """The same repair of another module: by the place of its dimension where both make as many calls, else by size.
+
+        Modules without calls, or with others, are told by the sizes that change.
+        """
+        own, other = self.inside.get(repair.module, []), self.inside.get(path, [])
+        if len(own) == len(other) and repair.kind is int and isinstance(value, int):
+            places = (place for place, run in self._places(repair.module, range(len(own))) if run == repair.dims)
+            runs = (self._at(path, place) for place in islice(places, WINDOW))
+            same = next((run for run in runs if run is not None and size(run) == value), None)
+            if same is not None:
+                yield Repair(path, repair.attribute, same, int)
+                return
+        calls = [self.calls[i] for i in self._around(path)[:200]]
+        table = renamings([self.calls[i] for i in other[:200]], self.counts, self._own_dims(path))
+        found = repairs_for(path, repair.attribute, value, table, calls)
+        yield from sorted(found, key=lambda r: _fixed(r) != _fixed(repair))
+
+    def _around(self, path: str) -> list[int]:
+        """The calls of a module; of the one around it where others call a part of it that is not its forward."""
+        while path and path not in self.inside:
+            path = path.rpartition(".")[0]
+        return self.inside.get(path, [])
 
     # Two sizes must be equal
 
@@ -299,7 +322,9 @@ class Prober:
             known = len(self.solution.equal)
             self.solution.equal += self._everywhere(home, one, other)
             self._cut()
-            if self._mend_attributes(deviation) if attributes else self._reaches(deviation.position):
+            if self._is_whole(home, one):  # that holds for any two sizes, and would tie what only looks alike
+                del self.solution.equal[known:]
+            elif self._mend_attributes(deviation) if attributes else self._reaches(deviation.position):
                 return True
             del self.solution.equal[known:]
         self._cut()
@@ -337,6 +362,11 @@ class Prober:
         dim = next(islice(dims_of(self.calls[own[i]]), j, None), None) if i < len(own) else None
         return None if dim is None else next(islice(sub_products(dim), k, None), None)
 
+    def _is_whole(self, home: str, place: Place) -> bool:
+        """Whether equalities have restored all units of a dimension."""
+        dim = self._at(home, place)
+        return dim is not None and size(dim, self.counts) == size(dim)
+
     def _everywhere(self, home: str, one: Place, other: Place) -> list[tuple[Dim, Dim]]:
         """The equality of two sizes, in this module and in all others of its class with as many calls."""
         kind, length = type(self.modules[home]), len(self.inside[home])
@@ -344,19 +374,20 @@ class Prober:
         for path, module in self.modules.items():
             if type(module) is kind and len(self.inside.get(path, [])) == length:
                 a, b = self._at(path, one), self._at(path, other)
-                if a is not None and b is not None and size(a) == size(b):
+                if a is not None and b is not None and size(a) == size(b) > 1:
                     pairs.append((a, b))
         return pairs
 
     # What cannot be mended is frozen
 
     def _stop(self, deviation: Deviation) -> None:
-        """Freeze the groups at the deviation: those of composed dimensions, else of the call, else of the module."""
+        """Freeze the groups at the deviation: those of composed dimensions, else of sizes it names, of the call, ..."""
         position = min(deviation.position, len(self.calls) - 1)
         call = self.calls[position]
         composed = [d for d in dims_of(call) if len(norm(d)) > 1]
+        named = [d for dims in call.resize.values() for d in _several(dims)]
         module = [d for i in self.inside.get(call.module, []) for d in dims_of(self.calls[i])]
-        for dims in (composed, list(dims_of(call)), module):
+        for dims in (composed, named, list(dims_of(call)), module):
             names = self._open(dims)
             if names:
                 break
@@ -391,6 +422,10 @@ class Prober:
         return share != 1 and any(abs(change - share**p) < 1e-6 for p in (-0.5, 0.5, -1.0, 1.0, -0.25, 0.25))
 
 
+def _several(dims: Dim | list[Dim]) -> list[Dim]:
+    return dims if isinstance(dims, list) else [dims]
+
+
 def repairs_for(
     path: str, attribute: str, value: Number, table: Mapping[int, Mapping[int, Dim]], calls: Iterable[Call] = ()
 ) -> Iterator[Repair]:
@@ -405,6 +440,11 @@ def repairs_for(
     for dims in islice(product(*choices), 16):
         if any(d != (v,) for d, v in zip(dims, value, strict=True)):
             yield Repair(path, attribute, dims, type(value))
+
+
+def _fixed(repair: Repair) -> list[bool]:
+    """Which of several sizes never change."""
+    return [] if repair.kind is int else [is_const(norm(d)) for d in repair.dims]  # type: ignore[arg-type]
 
 
 def spoken(calls: Iterable[Call], sizes: Sequence[int]) -> Iterator[tuple[Dim, ...]]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -110,7 +112,7 @@ class Recording:
 
     `medium` says what it ran on, so that later runs use the same: hollow tensors where they do, torch's fake ones where
     those are needed, real ones where the way through the model depends on values. `queries` are those of attention that
-    states no scale, with the module that runs it.
+    states no scale, with the module that runs it. `memory`: the ids of outputs that only the model itself reads.
     """
 
     calls: list[Call]
@@ -118,6 +120,7 @@ class Recording:
     outputs: list[Value]
     medium: Medium = "hollow"
     queries: list[tuple[str, Value]] = field(default_factory=list)
+    memory: frozenset[int] = frozenset()
 
     @property
     def scales(self) -> dict[str, float]:
@@ -175,10 +178,12 @@ def undisturbed(model: nn.Module, training: bool = False) -> Iterator[None]:
         state = {k: v.copy() for k, v in module.__dict__.items() if _is_own_store(k, v)}
         before.append((module, dict(module.__dict__), state, dict(module._buffers)))
     values = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if type(buffer) is Tensor]
+    forget(model)
     try:
         model.train(training)
         yield
     finally:
+        forget(model)
         for module, originals, state, buffers in before:
             for key in [k for k in module.__dict__ if k not in originals]:
                 del module.__dict__[key]
@@ -197,6 +202,28 @@ def undisturbed(model: nn.Module, training: bool = False) -> Iterator[None]:
             for buffer, value in values:
                 if not torch.equal(buffer, value):
                     buffer.copy_(value)
+
+
+def forget(model: nn.Module) -> None:
+    """Empty what `functools.lru_cache` remembers of functions beside the model's classes: it would outlast the run."""
+    classes = {c for module in model.modules() for c in type(module).__mro__ if not c.__module__.startswith("torch.")}
+    homes: list[Any] = [
+        *classes,
+        *(sys.modules[name] for name in {c.__module__ for c in classes} if name in sys.modules),
+    ]
+    for home in homes:
+        for value in [getattr(found, "__func__", found) for found in vars(home).values()]:
+            cells = getattr(value, "__closure__", None) or ()
+            for function in (value, *(cell.cell_contents for cell in cells if _filled(cell))):
+                if isinstance(function, functools._lru_cache_wrapper):
+                    function.cache_clear()
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False
 
 
 def _is_own_store(key: str, value: Any) -> bool:
@@ -347,23 +374,29 @@ class Recorder(TorchDispatchMode):
 
 
 def record(
-    model: nn.Module, inputs: Inputs, *, training: bool = False, dims: Mapping[str, list[Dim]] | None = None
+    model: nn.Module,
+    inputs: Inputs,
+    *,
+    training: bool = False,
+    dims: Mapping[str, list[Dim]] | None = None,
+    wanted: Collection[str] | None = None,
 ) -> Recording:
     """The calls of one run of `model` on `inputs`.
 
     `dims` gives the model's own tensors the dimensions of an earlier recording, so that both speak of the same units.
+    `wanted` names the results that must keep their widths, all unless said, but for what the model itself gets back.
     Raises `TraceError` with the model's own error where its forward fails.
     """
     tensors = named_tensors(model)
     _check_devices(tensors, inputs)
     with undisturbed(model, training):  # outside the fake mode, so that it restores real values
         with contextlib.suppress(Exception):  # whatever it is, fake tensors know more and tell it better
-            return _run(model, tree_map_only(Tensor, hollow.of, inputs), tensors, dims, "hollow")
+            return _run(model, tree_map_only(Tensor, hollow.of, inputs), tensors, dims, "hollow", wanted)
         try:
             with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-                return _run(model, tree_map_only(Tensor, fake.from_tensor, inputs), tensors, dims, "fake")
+                return _run(model, tree_map_only(Tensor, fake.from_tensor, inputs), tensors, dims, "fake", wanted)
         except (DataDependentOutputException, DynamicOutputShapeException):
-            return _run(model, inputs, tensors, dims, "real")
+            return _run(model, inputs, tensors, dims, "real", wanted)
 
 
 def _run(
@@ -372,6 +405,7 @@ def _run(
     tensors: Mapping[str, tuple[LeafKind, Tensor]],
     dims: Mapping[str, list[Dim]] | None,
     medium: Medium,
+    wanted: Collection[str] | None,
 ) -> Recording:
     leaves = []
     for name, (kind, tensor) in tensors.items():
@@ -394,8 +428,9 @@ def _run(
                 f"Call the model on the example yourself; it must run before it can be pruned."
             ) from error
         outputs = [recorder.value(t) for t in tensors_of(output)]
+        memory = frozenset(id(recorder.value(t)) for t in memory_of(model, inputs, output, wanted))
         queries = [(path, recorder.value(query)) for path, query in functions.queries]
-    return Recording(recorder.calls, recorder.leaves, outputs, medium, queries)
+    return Recording(recorder.calls, recorder.leaves, outputs, medium, queries, memory)
 
 
 def failing_module(error: BaseException, model: nn.Module) -> str | None:
@@ -420,6 +455,28 @@ def tensors_of(output: Any) -> list[Tensor]:
     if hasattr(output, "__dict__") and not isinstance(output, nn.Module | type):
         return [t for v in vars(output).values() for t in tensors_of(v)]
     return []
+
+
+def memory_of(model: nn.Module, inputs: Inputs, output: Any, wanted: Collection[str] | None) -> list[Tensor]:
+    """The tensors that a model returns in order to get them back: those under the name of an argument left out.
+
+    A cache of keys and values or the state of a recurrence has no other reader, so its widths need not stay. Where the
+    results that are `wanted` are named, all others count as memory. Raises `InputError` for names that are not there.
+    """
+    fields = output if isinstance(output, Mapping) else getattr(output, "__dict__", {})
+    if wanted is not None:
+        for name in set(wanted) - set(fields):
+            known = ", ".join(map(repr, fields)) or "no names"
+            raise InputError(f"The 'outputs' parameter of groups holds {name!r}. The model's result has {known}.")
+        free = set(fields) - set(wanted)
+    else:
+        try:
+            arguments = inspect.signature(model.forward).bind_partial(*inputs[0], **inputs[1])
+        except (TypeError, ValueError):
+            return []
+        free = set(fields) & (set(arguments.signature.parameters) - set(arguments.arguments))
+    seen = {id(t) for name, value in fields.items() if name not in free for t in tensors_of(value)}
+    return [t for name in free for t in tensors_of(fields[name]) if id(t) not in seen]
 
 
 def _check_devices(tensors: Mapping[str, tuple[LeafKind, Tensor]], inputs: Inputs) -> None:

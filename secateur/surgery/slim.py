@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import ProofError
+from secateur.graph.configuration import restate, stated
 from secateur.graph.cutting import Kept, cut_optimizer, cut_tensor, rebuild
 from secateur.graph.discovery import check_finite, groups
 from secateur.graph.repair import set_attribute, standard
@@ -108,6 +109,9 @@ def cut(groups: Groups, keep: Mapping[str, Tensor]) -> tuple[nn.Module, list[tup
         set_attribute(module.get_submodule(repair.module), repair.attribute, value)
         done.append((repair.module, repair.attribute, value))
     done += standard(module, solution.recording.calls, counts)
+    if solution.stated is None:
+        solution.stated = stated(groups.model, solution)
+    done += restate(module, solution.stated, counts)
     return module, done
 
 
