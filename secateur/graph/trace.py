@@ -267,25 +267,28 @@ class PlainFunctions(TorchFunctionMode):
 
 @contextlib.contextmanager
 def plain_kernels(stack: Sequence[str] = (), scales: Mapping[str, float] | None = None) -> Iterator[PlainFunctions]:
-    """Runs the block with attention spelled out as matrix products and softmax and without fused inference paths.
+    """Runs the block with attention and recurrent layers spelled out and without fused inference paths.
 
     `stack` holds the paths of the modules at work; `scales` the attention scales to use where a module states none.
     """
-    fast = torch.backends.mha.get_fastpath_enabled()
+    fast, onednn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    torch._C._set_mkldnn_enabled(False)  # it runs recurrent layers as one operator
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)  # it prints whole tracebacks of errors that are caught and told in words
     functions = PlainFunctions(stack, scales or {})
     try:
-        with contextlib.ExitStack() as around:
-            around.enter_context(torch.backends.mkldnn.flags(enabled=False))  # else recurrent layers are one operator
-            around.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
-            around.enter_context(torch.no_grad())
-            yield around.enter_context(functions)
+        with (
+            torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
+            torch.no_grad(),
+            functions,
+        ):
+            yield functions
     finally:
         logger.setLevel(level)
         torch.backends.mha.set_fastpath_enabled(fast)
+        torch._C._set_mkldnn_enabled(onednn)
 
 
 @contextlib.contextmanager
