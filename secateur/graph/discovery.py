@@ -340,9 +340,9 @@ def _name(members: list[Member], weights: set[str]) -> str:
 
 
 def check_finite(model: nn.Module) -> None:
-    """Raise `InputError` naming the first parameter that holds NaN or infinity."""
-    for name, (_, tensor) in named_tensors(model).items():
-        if not tensor.is_floating_point() or bool(torch.isfinite(tensor.detach().sum())):
+    """Raise `InputError` naming the first parameter that holds NaN or infinity; in buffers these can be meant."""
+    for name, (kind, tensor) in named_tensors(model).items():
+        if kind != "parameter" or not tensor.is_floating_point() or bool(torch.isfinite(tensor.detach().sum())):
             continue  # a sum is finite only if every term is, and takes half the time
         if not bool(torch.isfinite(tensor).all()):
             bad = int((~torch.isfinite(tensor)).sum())

@@ -8,7 +8,7 @@ place are frozen with that reason. So whatever `groups` returns has been shown t
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice, product
 from typing import Any, TypeAlias
@@ -29,13 +29,16 @@ from secateur.graph.repair import (
     sub_products,
 )
 from secateur.graph.solution import Solution
-from secateur.graph.terms import Atom, Dim, Reason, atoms, norm, size
-from secateur.graph.trace import Inputs, named_tensors
+from secateur.graph.terms import Atom, Dim, Reason, atoms, is_const, norm, size
+from secateur.graph.trace import Call, Inputs, named_tensors
 
-RUNS = 150
+RUNS = 250
 WINDOW = 12
 POWERS = (-0.5, 0.5, -1.0, 1.0, -0.25, 0.25)  # by which numbers are computed from widths
 SHARES = ((0.4, 0.8), (0.3, 0.6), (0.1, 0.4))  # of the units that a round's trial widths keep
+OPPOSED = 4  # rounds more in which groups are whole beside others at their least: few heads meet equalities by chance
+
+SINGULAR = {"split_sizes": "split_size"}  # what torch calls an argument in another overload
 
 Place: TypeAlias = (
     "tuple[int, int, int]"  # call within a module, dimension within the call, run of factors within the dimension
@@ -66,6 +69,7 @@ class Prober:
         self.model, self.solution, self.inputs, self.minimum = model, solution, inputs, dict(minimum)
         self.calls = visible(solution.recording)
         self.modules = dict(model.named_modules())
+        self.names = {module: path for path, module in self.modules.items()}
         self.tensors = {name: tensor for name, (_, tensor) in named_tensors(model).items()}
         self.repairs: dict[tuple[str, str], Repair] = {(r.module, r.attribute): r for r in solution.repairs}
         self.refused: set[tuple[type[nn.Module], str]] = set()
@@ -83,6 +87,9 @@ class Prober:
         for self.round, _ in enumerate(SHARES):  # a second draw, since the first may meet an equality by chance
             if self.round < 2 or len(shown | set(self.stopped)) < len(self.minimum):
                 shown |= self._round()
+        if self.repairs or self.solution.equal or max(self.minimum.values(), default=1) > 1:
+            for self.round in range(len(SHARES), len(SHARES) + OPPOSED):
+                self._round()
         self.solution.repairs = list(self.repairs.values())
         return self.stopped
 
@@ -100,9 +107,10 @@ class Prober:
         return {n for n, found in self.solution.atom_of.items() if self.counts[found] < found.size}
 
     def _mend(self, deviation: Deviation) -> bool:
-        """Attributes alone, equal sizes alone, then both together: code that checks itself asks for all at once."""
+        """Sizes that are asked for; attributes alone, equal sizes alone, or both: code that checks itself wants all."""
         return (
-            (self._is_computed(deviation) and self._mend_sizes(deviation, attributes=False))
+            self._mend_asked(deviation)
+            or (self._is_computed(deviation) and self._mend_sizes(deviation, attributes=False))
             or self._mend_attributes(deviation)
             or self._mend_sizes(deviation, attributes=False)
             or self._mend_sizes(deviation, attributes=True)
@@ -147,19 +155,32 @@ class Prober:
 
     # The trial cut
 
-    def _trial(self) -> dict[str, int]:
-        """Widths that differ from group to group, so that a size that changed tells where it came from."""
+    def _trial(self, least: bool) -> dict[str, int]:
+        """Widths that differ from group to group, so that a size that changed tells where it came from.
+
+        With `least`, as few units as can be, so that equalities have room to hold.
+        """
         draw = random.Random(self.round)
-        low, high = SHARES[self.round]
         trial = {}
-        for name, found in self.solution.atom_of.items():
-            wanted = round(found.size * draw.uniform(low, high))
+        for i, (name, found) in enumerate(self.solution.atom_of.items()):
+            share = 0.0 if least else self._share(i, name, draw)
+            wanted = round(found.size * share)
             trial[name] = found.size if name in self.stopped else min(found.size, max(self.minimum[name], wanted))
         return self.solution.balance(trial)
 
-    def _cut(self) -> None:
+    def _share(self, index: int, name: str, draw: random.Random) -> float:
+        """The share of its units that a group keeps: drawn, or, in later rounds, nothing or all.
+
+        Then heads and other factors of products stand against all else, and groups against their neighbours.
+        """
+        opposed = self.round - len(SHARES)
+        if opposed < 0:
+            return draw.uniform(*SHARES[self.round])
+        return 0.0 if (self.minimum[name] > 1 if opposed == 0 else index >> (opposed - 1) & 1) else 1.0
+
+    def _cut(self, least: bool = False) -> None:
         """A copy of the model with tensors of the trial's shapes and no data, repaired as far as is known."""
-        self.counts = self.solution.counts(self._trial())
+        self.counts = self.solution.counts(self._trial(least))
         shapes = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
         shapes |= {name: tuple(size(d, self.counts) for d in dims) for name, dims in self.solution.dims.items()}
         replaced = stand_ins(self.tensors, shapes, self.solution.recording.medium)
@@ -198,8 +219,7 @@ class Prober:
         stack = list(dict.fromkeys(reversed(deviation.stack)))
         yield from stack[:1]
         if stack:
-            prefix = f"{stack[0]}." if stack[0] else ""
-            yield from (prefix + name for name, _ in self.modules[stack[0]].named_children())
+            yield from (self.names[child] for child in self.modules[stack[0]].children())  # shared ones: first name
         yield from stack[1:]
 
     def _options(self, path: str, deviation: Deviation) -> Iterator[Repair]:
@@ -208,13 +228,14 @@ class Prober:
             {*range(deviation.position - WINDOW, deviation.position + WINDOW), *self.inside.get(path, [])[:200]},
             key=lambda i: abs(i - deviation.position),
         )
-        table = renamings([self.calls[i] for i in near if 0 <= i < len(self.calls)], self.counts, self._own_dims(path))
+        calls = [self.calls[i] for i in near if 0 <= i < len(self.calls)]
+        table = renamings(calls, self.counts, self._own_dims(path))
         for attribute, value in integers(self.modules[path]):
             if self._kind(path, attribute) in self.refused:
                 continue
             known = self.repairs.get((path, attribute))
             now = None if known is None else known.value(self.counts)
-            yield from (r for r in repairs_for(path, attribute, value, table) if r.value(self.counts) != now)
+            yield from (r for r in repairs_for(path, attribute, value, table, calls) if r.value(self.counts) != now)
 
     def _joint(self, options: list[Repair], deviation: Deviation) -> Iterator[list[Repair]]:
         """One attribute for each size that the call at the deviation names: sizes that must add up change together."""
@@ -238,9 +259,22 @@ class Prober:
         if not self._reaches(position):
             self._undo(undo)
             return False
-        self.repairs.update({(r.module, r.attribute): r for r in repairs})
-        self._generalise(list(repairs), position)
+        needed = self._needed(list(repairs), position)
+        self.repairs.update({(r.module, r.attribute): r for r in needed})
+        self._generalise(needed, position)
         return True
+
+    def _needed(self, repairs: list[Repair], position: int) -> list[Repair]:
+        """Those of several repairs that the run needs to get past the position: others equal a size by chance."""
+        for repair in repairs if len(repairs) > 1 else ():
+            others = [r for r in repairs if r is not repair]
+            original = get_attribute(self.modules[repair.module], repair.attribute)
+            undo = self._set([Repair(repair.module, repair.attribute, _same(original), repair.kind)])
+            if others and self._reaches(position):
+                repairs = others
+            else:
+                self._undo(undo)
+        return repairs
 
     def _set(self, repairs: Iterable[Repair]) -> list[tuple[Repair, Number]]:
         undo = []
@@ -274,8 +308,9 @@ class Prober:
 
     def _likewise(self, repair: Repair, path: str, value: Number) -> Iterator[Repair]:
         """The same repair of another module that makes as many calls, told by the place of its dimensions."""
-        own = self.inside.get(repair.module, [])
-        if len(own) != len(self.inside.get(path, [])):
+        own, other = self.inside.get(repair.module, []), self.inside.get(path, [])
+        if not own or len(own) != len(other):
+            yield from self._likewise_by_size(repair, path, value)
             return
         wanted: list[Any] = [repair.dims] if repair.kind is int else list(repair.dims)
         values = [value] if isinstance(value, int) else list(value)
@@ -289,7 +324,52 @@ class Prober:
         if len(found) == len(values):
             yield Repair(path, repair.attribute, found[0] if repair.kind is int else tuple(found), repair.kind)
 
+    def _likewise_by_size(self, repair: Repair, path: str, value: Number) -> Iterator[Repair]:
+        """The same repair of another module that makes other calls, or none: told by the sizes that change."""
+        calls = [self.calls[i] for i in self._around(path)[:200]]
+        own = [self.calls[i] for i in self.inside.get(path, [])[:200]]
+        found = repairs_for(path, repair.attribute, value, renamings(own, self.counts, self._own_dims(path)), calls)
+        yield from sorted(found, key=lambda r: _fixed(r) != _fixed(repair))
+
+    def _around(self, path: str) -> list[int]:
+        """The calls of a module; of the one around it where others call a part of it that is not its forward."""
+        while path and path not in self.inside:
+            path = path.rpartition(".")[0]
+        return self.inside.get(path, [])
+
     # Two sizes must be equal
+
+    def _mend_asked(self, deviation: Deviation) -> bool:
+        """Sizes that code reads from attributes which follow other sizes must equal those.
+
+        So one attribute can serve several layers, such as the heads of a cascade.
+        """
+        if deviation.position >= len(self.calls) or self.runs >= RUNS:
+            return False
+        known = [
+            (d, repair.dims)
+            for name, dims in self.calls[deviation.position].resize.items()
+            for d, n in self._strange(dims, deviation.asked.get(name, deviation.asked.get(SINGULAR.get(name, ""))))
+            for repair in self.repairs.values()
+            if repair.kind is int and repair.module in deviation.stack
+            if size(repair.dims) == size(d) and repair.value(self.counts) == n  # type: ignore[arg-type]
+        ]
+        if not known:
+            return False
+        before = len(self.solution.equal)
+        self.solution.equal += known  # type: ignore[arg-type]
+        self._cut()
+        if self._reaches(deviation.position):
+            return True
+        del self.solution.equal[before:]
+        self._cut()
+        return False
+
+    def _strange(self, dims: Any, asked: Any) -> list[tuple[Dim, int]]:
+        """The dimensions of a recorded argument for which the cut module asks another size, with that size."""
+        if not isinstance(dims, list) or not isinstance(asked, list | tuple) or len(dims) != len(asked):
+            return []
+        return [(d, n) for d, n in zip(dims, asked, strict=True) if n != size(d, self.counts) and n != -1]
 
     def _mend_sizes(self, deviation: Deviation, attributes: bool) -> bool:
         if deviation.position >= len(self.calls):
@@ -302,7 +382,10 @@ class Prober:
             for one, other in pairs:
                 self.solution.equal += self._everywhere(home, one, other)
             self._cut()
-            if self._is_whole(home, pairs[0][0]):  # that holds for any two sizes, and would tie what only looks alike
+            one = pairs[0][0]
+            if self._is_whole(home, one):  # that holds for any two sizes, and would tie what only looks alike
+                self._cut(least=True)
+            if self._is_whole(home, one):
                 del self.solution.equal[known:]
             elif self._mend_attributes(deviation) if attributes else self._reaches(deviation.position):
                 return True
@@ -396,7 +479,7 @@ class Prober:
         for drift in drifts:
             suspects = [a for v in drift.call.tensors() for d in v.dims or () for a in atoms(d)]
             exact = list(self._source(drift)) or [a for a in suspects if self._explains(a, drift)]
-            found_in = set(exact or suspects or self._around(drift))
+            found_in = set(exact or suspects or self._explaining(drift))
             names = [n for n, found in self.solution.atom_of.items() if found in found_in]
             text = f"a number is computed from this width ({drift.before:.4g} becomes {drift.after:.4g})"
             reason = Reason(text, str(drift.call.func), drift.call.module)
@@ -416,7 +499,7 @@ class Prober:
                 ):
                     yield from atoms(run)
 
-    def _around(self, drift: Drift) -> Iterator[Atom]:
+    def _explaining(self, drift: Drift) -> Iterator[Atom]:
         """The atoms of dimensions in a module whose change explains that of a constant which the module makes."""
         for i in self.inside.get(drift.call.module, []):
             for d in dims_of(self.calls[i]):
@@ -438,13 +521,41 @@ def _several(dims: Dim | list[Dim]) -> list[Dim]:
     return dims if isinstance(dims, list) else [dims]
 
 
-def repairs_for(path: str, attribute: str, value: Number, table: Mapping[int, Mapping[int, Dim]]) -> Iterator[Repair]:
-    """The repairs by which an attribute could follow sizes that change."""
+def repairs_for(
+    path: str, attribute: str, value: Number, table: Mapping[int, Mapping[int, Dim]], calls: Iterable[Call] = ()
+) -> Iterator[Repair]:
+    """The repairs by which an attribute could follow sizes that change; several at once as some call speaks of them."""
     if isinstance(value, int):
         for dim in table.get(value, {}).values():
             yield Repair(path, attribute, dim, int)
         return
+    for dims in spoken(calls, value):
+        yield Repair(path, attribute, dims, type(value))
     choices = [[(v,), *table.get(v, {}).values()][::-1] for v in value]
     for dims in islice(product(*choices), 16):
         if any(d != (v,) for d, v in zip(dims, value, strict=True)):
             yield Repair(path, attribute, dims, type(value))
+
+
+def _same(value: Number) -> Dim | tuple[Dim, ...]:
+    """Dimensions that stay as they are, of such sizes."""
+    return (value,) if isinstance(value, int) else tuple((n,) for n in value)
+
+
+def _fixed(repair: Repair) -> list[bool]:
+    """Which of several sizes never change."""
+    return [] if repair.kind is int else [is_const(norm(d)) for d in repair.dims]  # type: ignore[arg-type]
+
+
+def spoken(calls: Iterable[Call], sizes: Sequence[int]) -> Iterator[tuple[Dim, ...]]:
+    """The neighbouring dimensions that calls mention together with just these sizes, nearest call first."""
+    seen = set()
+    for call in calls:
+        lists = [dims for dims in call.resize.values() if isinstance(dims, list)]
+        for dims in (*lists, *(value.dims or () for value in (*call.outs, *call.tensors()))):
+            for start in range(len(dims) - len(sizes) + 1):
+                run = tuple(map(norm, dims[start : start + len(sizes)]))
+                if run not in seen and all(size(d) == n for d, n in zip(run, sizes, strict=True)):
+                    seen.add(run)
+                    if not all(map(is_const, run)):
+                        yield run

@@ -101,6 +101,7 @@ def cut(groups: Groups, keep: Mapping[str, Tensor]) -> tuple[nn.Module, list[tup
     module = rebuild(groups.model, {name: cut_tensor(tensors[name], lines) for name, lines in kept.items()})
     for recording in solution.recordings:
         take_back(module, recording.written)
+    _drop_caches(module)
     for path, scale in kept_scales(groups, keep).items():
         keep_scale(module.get_submodule(path), scale)
     counts = solution.counts({name: len(k) for name, k in keep.items()})
@@ -114,6 +115,14 @@ def cut(groups: Groups, keep: Mapping[str, Tensor]) -> tuple[nn.Module, list[tup
         solution.stated = stated(groups.model, solution)
     done += restate(module, solution.stated, counts)
     return module, done
+
+
+def _drop_caches(module: nn.Module) -> None:
+    """Let modules forget what their forward has kept of wider tensors: those that keep anything do so on `train`."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    for part, mode in modes:
+        part.training = mode
 
 
 def kept_scales(groups: Groups, keep: Mapping[str, Tensor]) -> dict[str, float]:

@@ -69,8 +69,13 @@ def linear(terms: Terms, call: Call) -> Sequence[Dims]:
 def convolution(terms: Terms, call: Call) -> Sequence[Dims]:
     x, w, bias, groups = call["input"], call["weight"], call["bias"], call["groups"]
     channels, (first, second, *kernel) = dims_of(x)[1], dims_of(w)
-    for d in (*kernel, *dims_of(x)[2:]):
-        terms.freeze(d, "it is a kernel or an image size")
+    places: Dims = [const(n) for n in call.outs[0].shape[2:]]
+    for axis, (d, k) in enumerate(zip(dims_of(x)[2:], kernel, strict=True)):
+        if _passes(call, axis):
+            places[axis] = d
+        else:
+            terms.freeze(d, "it is a kernel or an image size")
+        terms.freeze(k, "it is a kernel or an image size")
     group = atom(groups)
     terms.contract(w, first if call["transposed"] else second)
     if call["transposed"]:
@@ -84,7 +89,17 @@ def convolution(terms: Terms, call: Call) -> Sequence[Dims]:
     if bias is not None:
         terms.unify(out, dims_of(bias)[0])
     call.resize["groups"] = group
-    return [[dims_of(x)[0], out, *(const(n) for n in call.outs[0].shape[2:])]]
+    return [[dims_of(x)[0], out, *places]]
+
+
+def _passes(call: Call, axis: int) -> bool:
+    """Whether a convolution leaves the places along an axis as they are: each result reads its own place alone."""
+
+    def along(name: str) -> int:
+        return int(call[name][axis if len(call[name]) > 1 else 0])
+
+    still = along("stride") == 1 and along("padding") == 0 and along("output_padding") == 0
+    return still and call["weight"].shape[2 + axis] == 1
 
 
 @rule(

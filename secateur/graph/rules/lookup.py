@@ -133,13 +133,12 @@ def ordered(terms: Terms, call: Call) -> Sequence[Dims]:
 
 
 @rule("unfold")
-def windows(terms: Terms, call: Call) -> Sequence[Dims]:
-    """Windows along one dimension, their entries last."""
-    dims, out = list(dims_of(call["self"])), call.outs[0].shape
-    axis = axis_of(call["self"], call["dimension"])
-    terms.freeze(dims[axis], "it is read in windows")
-    dims[axis] = const(out[axis])
-    return [[*dims, const(out[-1])]]
+def unfold(terms: Terms, call: Call) -> Sequence[Dims]:
+    """Windows along a dimension: their number takes its place, their length comes last."""
+    x, out = call["self"], call.outs[0].shape
+    axis = axis_of(x, call["dimension"])
+    terms.freeze(dims_of(x)[axis], "it is read in windows")
+    return [[*(const(out[i]) if i == axis else d for i, d in enumerate(dims_of(x))), const(out[-1])]]
 
 
 def _fitted(dims: Dims, shape: Sequence[int], touched: Sequence[int]) -> Dims:
