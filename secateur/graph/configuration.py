@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.graph.repair import get_attribute, integers, set_attribute, sub_products
+from secateur.graph.repair import dims_of, get_attribute, integers, set_attribute, sub_products
 from secateur.graph.solution import Solution
 from secateur.graph.terms import Atom, Dim, norm, size
 from secateur.graph.trace import named_tensors
@@ -143,17 +143,29 @@ def _doubled(config: Any, numbers: list[tuple[str, int | None]]) -> Any:
     return None
 
 
+def _factors(solution: Solution, module: str) -> Iterator[Dim]:
+    """The single factors of the composed dimensions in a module's own calls."""
+    for call in solution.recording.calls:
+        if call.module == module:
+            for dim in map(norm, dims_of(call)):
+                yield from ((factor,) for factor in dim if len(dim) > 1 and isinstance(factor, Atom))
+
+
 def _stated(
     solution: Solution, attribute: str, place: int | None, value: int, doubled: set[tuple[str, int | str]]
 ) -> Stated | None:
     roles: dict[str, dict[Dim, None]] = {}
     repaired = {(r.module, r.attribute): r.dims for r in solution.repairs if r.kind is int}
     for where, what in sorted(doubled, key=str):
-        dims = solution.dims.get(where) if isinstance(what, int) else None
-        if dims is not None and isinstance(what, int):
-            runs = {norm(run): None for run in sub_products(dims[what]) if size(run) == value}
-        else:
-            runs = {repaired[where, what]: None} if (where, what) in repaired else {}  # type: ignore[index,dict-item]
+        runs: dict[Any, None]
+        if isinstance(what, int) and where not in solution.dims:
+            continue
+        if isinstance(what, int):
+            runs = dict.fromkeys(norm(r) for r in sub_products(solution.dims[where][what]) if size(r) == value)
+        elif (where, what) in repaired:
+            runs = {repaired[where, what]: None}
+        else:  # nothing read it; a number of heads is a factor of the dimensions around
+            runs = {factor: None for factor in _factors(solution, where) if size(factor) == value}
         if len(runs) == 1:
             roles.setdefault(f"{re.sub('[0-9]+', '', where)}[{what}]", {}).update(runs)
     return Stated(attribute, place, tuple(map(tuple, roles.values()))) if roles else None

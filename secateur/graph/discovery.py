@@ -28,12 +28,22 @@ def solve(recording: Recording, terms: rules.Terms) -> None:
     for leaf in recording.own():
         assert leaf.value.dims is not None
         terms.leaf_dims[leaf.name] = leaf.value.dims
+    terms.unused = _unused(recording)
     for call in recording.calls:
         rules.apply(terms, call)
     terms.here = Reason("", "output", "")
     for value in recording.outputs:
         for dim in value.dims or () if id(value) not in recording.memory else ():
             terms.freeze(dim, "it is an output of the model")
+
+
+def _unused(recording: Recording) -> set[int]:
+    """The ids of values that neither a result nor anything written in place depends on."""
+    used = {id(value) for value in recording.outputs}
+    for call in reversed(recording.calls):
+        if call.func._schema.is_mutable or any(id(value) in used for value in call.outs):
+            used |= {id(value) for value in call.tensors()}
+    return {id(value) for call in recording.calls for value in call.outs} - used
 
 
 def groups(
@@ -125,7 +135,9 @@ def _attempt(
     solution = Solution(recording, terms, dims, equal=list(terms.equal), second=seen[1] if len(seen) > 1 else None)
     chosen, frozen, rivals = _choose(recording, dims, heads, closed)
     pairs = list(zip(_build(recording, terms, dims, chosen), chosen, strict=True))
-    items = tuple(g for g, _ in pairs if any(not m.buffer for m in g.members))
+    items = tuple(g for g, _ in pairs if not _is_fixed(g))
+    tables = (g for g, _ in pairs if _is_fixed(g) and any(not m.buffer for m in g.members))
+    frozen += [Frozen(g.name, g.units, "a fixed table alone makes its units") for g in tables]
     solution.atom_of = {g.name: found for g, found in pairs if g in items}
     asked = dict(solution.atom_of)
     result = Groups(
@@ -143,6 +155,12 @@ def _attempt(
     _freeze_the_held(result)
     why = {f.name: f.reason for f in result.frozen}
     return result, {found: why[name] for name, found in asked.items() if name in why and found in rivals}
+
+
+def _is_fixed(group: Group) -> bool:
+    """Whether buffers alone make a group's units, or hold it altogether."""
+    made = [m for m in group.members if m.role == "producer" and not m.buffer]
+    return not made and any(m.buffer for m in group.members)
 
 
 def _floor(found: Groups) -> int:

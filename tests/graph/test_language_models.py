@@ -391,3 +391,32 @@ def test_hooks_that_a_forward_installs_are_taken_back() -> None:
     assert not model.first._forward_hooks
     assert units(groups) == {"first": 12}
     assert secateur.record(secateur.slim(groups, random_plan(groups))).proof.holds
+
+
+def test_what_a_fixed_table_makes_is_an_input() -> None:
+    class Coordinates(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("places", torch.randn(7, 4))
+            self.mlp, self.first, self.last = nn.Linear(4, 8), nn.Linear(6, 8), nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(torch.tanh(self.first(x) + self.mlp(self.places)))
+
+    groups, _ = check_laws(Coordinates(), torch.randn(2, 7, 6))
+    assert sorted(units(groups).values()) == [8]
+    assert any(f.units == 4 and f.reason == "a fixed table alone makes its units" for f in groups.frozen)
+
+
+def test_a_part_that_is_taken_for_its_shape_alone_stops_nothing() -> None:
+    class Asking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 12), nn.Linear(12, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.tanh(self.first(x))
+            return self.last(x + torch.arange(x[:, :, -1].shape[1])[:, None])
+
+    groups, _ = check_laws(Asking(), torch.randn(2, 7, 6))
+    assert units(groups) == {"first": 12}

@@ -27,12 +27,16 @@ RULES: dict[str, Rule] = {}
 
 
 class Terms(Unifier):
-    """The unifier, and what rules need beyond it: which dimensions of the model's own tensors are contracted away."""
+    """The unifier, and what rules need beyond it: which dimensions of the model's own tensors are contracted away.
+
+    `unused` holds the ids of results that nothing reads: code may take a part of a tensor just to ask for its shape.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.contracted: set[tuple[str, int]] = set()
         self.unknown: dict[str, str] = {}
+        self.unused: set[int] = set()
         self.leaf_dims: dict[str, Dims] = {}
 
     def contract(self, value: Value, dim: Dim) -> None:
