@@ -68,7 +68,7 @@ def mac_terms(call: Call) -> list[Dim]:
     out = call.outs[0].dims if call.outs else None
     if out is None:
         return []
-    if call.op in ("mm", "bmm", "mv", "dot", "linear"):
+    if call.op in ("mm", "bmm", "mv", "dot", "linear", "_grouped_mm", "grouped_mm_fallback"):
         return [_term([*out, (tensors[0].dims or [])[-1]])]
     if call.op in ("addmm", "baddbmm", "addmv"):
         return [_term([*out, (tensors[1].dims or [])[-1]])]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import chain, product
 from typing import Any, Literal
 
 import torch
@@ -29,17 +30,24 @@ def solve(recording: Recording, terms: rules.Terms) -> None:
         rules.apply(terms, call)
     terms.here = Reason("", "output", "")
     for value in recording.outputs:
-        for dim in value.dims or ():
+        for dim in value.dims or () if id(value) not in recording.memory else ():
             terms.freeze(dim, "it is an output of the model")
 
 
-def groups(model: nn.Module, example: Any = None, *, heads: Literal["whole", "inner"] = "whole") -> Groups:
+def groups(
+    model: nn.Module,
+    example: Any = None,
+    *,
+    heads: Literal["whole", "inner"] = "whole",
+    outputs: Collection[str] | None = None,
+) -> Groups:
     """The groups of coupled slices of `model`, found by one run on `example`.
 
     `example` is a tensor, a tuple of positional arguments or a dict of keyword arguments. `heads` says which factor of
-    a product is prunable where a dimension is heads x head size: whole heads, or the inner size. Raises `InputError`
-    for an example that is missing, on another device or of another kind, and `TraceError` with the model's own error
-    where the forward fails.
+    a product is prunable where a dimension is heads x head size: whole heads, or the inner size. `outputs` names the
+    results that must keep their widths, of a model that returns them by name: `["logits"]`; left out, all but those
+    that go back into the model, as a cache does. Raises `InputError` for an example that is missing, on another device
+    or of another kind, and `TraceError` with the model's own error where the forward fails.
 
     >>> found = secateur.groups(torchvision.models.resnet18(), torch.randn(1, 3, 224, 224))
     >>> found[0]
@@ -47,28 +55,68 @@ def groups(model: nn.Module, example: Any = None, *, heads: Literal["whole", "in
     """
     model = unwrap(model)
     inputs = normalise(example)
-    recording = record(model, inputs)
+    wanted = [outputs] if isinstance(outputs, str) else outputs
+    recording = record(model, inputs, wanted=wanted)
     terms = rules.Terms()
     solve(recording, terms)
     dims = {leaf.name: leaf.value.dims or [] for leaf in recording.own()}
-    second = _second_look(model, inputs, recording, terms, dims)
-    reached = _reached(recording) | (_reached(second) if second else set())
+    second = _second_look(model, inputs, recording, terms, dims, wanted)
+    recordings = [recording] if second is None else [recording, second]
+    reached = set().union(*map(_reached, recordings))
     unreached = [leaf.name for leaf in recording.own() if leaf.name not in reached]
     for name in unreached:
         del dims[name]
-    solution = Solution(recording, terms, dims, equal=list(terms.equal), second=second)
-    chosen, frozen = _choose(recording, dims, heads)
+    _freeze_the_unread(recordings, terms, dims)
+    best, closed = _attempt(model, inputs, recordings, terms, dims, heads=heads, closed={})
+    fallen = closed
+    while fallen:
+        other, fallen = _attempt(model, inputs, recordings, terms, dims, heads=heads, closed=closed)
+        if _floor(other) >= _floor(best):
+            break
+        best, closed = other, closed | fallen
+    parameters = {name for name, _ in model.named_parameters()}
+    best.unreached = tuple(name for name in unreached if name in parameters)
+    return best
+
+
+def _freeze_the_unread(recordings: Sequence[Recording], terms: rules.Terms, dims: Mapping[str, list[Dim]]) -> None:
+    """Freeze entries of tables that only longer inputs than the example would read: nothing shows what they are for."""
+    calls = (call for recording in recordings for call in recording.calls)
+    met = [c for c in calls if not all(v.leaves for v in c.tensors())]
+    lines = {norm(d) for call in met for value in (*call.tensors(), *call.outs) for d in value.dims or ()}
+    read = {found for line in lines for found in atoms(line)}
+    terms.here = Reason("")
+    for found in {a for own in dims.values() for d in own for a in atoms(d)} - read:
+        terms.freeze((found,), "the run on the example reads none of its entries")
+
+
+def _attempt(
+    model: nn.Module,
+    inputs: Inputs,
+    recordings: Sequence[Recording],
+    terms: rules.Terms,
+    dims: dict[str, list[Dim]],
+    *,
+    heads: str,
+    closed: Mapping[Atom, str],
+) -> tuple[Groups, dict[Atom, str]]:
+    """The groups over one choice of factors; and those that turned out not to be prunable though others wait, and why.
+
+    `closed` atoms are not chosen: where heads cannot be cut, the size of a head may.
+    """
+    recording, *other = recordings
+    solution = Solution(recording, terms, dims, equal=list(terms.equal), second=other[0] if other else None)
+    chosen, frozen, rivals = _choose(recording, dims, heads, closed)
     pairs = list(zip(_build(recording, terms, dims, chosen), chosen, strict=True))
     items = tuple(g for g, _ in pairs if any(not m.buffer for m in g.members))
     solution.atom_of = {g.name: found for g, found in pairs if g in items}
-    parameters = {name for name, _ in model.named_parameters()}
+    asked = dict(solution.atom_of)
     result = Groups(
         kind="slices",
         model=model,
         items=items,
         cost_model=StructuralCost(recording, solution),
         frozen=tuple(frozen),
-        unreached=tuple(name for name in unreached if name in parameters),
         unknown=tuple(f"{op} in '{where}'" for op, where in terms.unknown.items()),
         inputs=inputs,
         solution=solution,
@@ -76,7 +124,13 @@ def groups(model: nn.Module, example: Any = None, *, heads: Literal["whole", "in
     for name, reason in probe(model, solution, inputs, {g.name: g.minimum for g in items}).items():
         result.freeze(name, Frozen(name, result[name].units, reason.text, reason.operator, reason.module))
     _freeze_the_held(result)
-    return result
+    why = {f.name: f.reason for f in result.frozen}
+    return result, {found: why[name] for name, found in asked.items() if name in why and found in rivals}
+
+
+def _floor(found: Groups) -> int:
+    """How few parameters can remain."""
+    return found.cost(found.balance({g.name: g.minimum for g in found})).params
 
 
 def _freeze_the_held(found: Groups) -> None:
@@ -105,7 +159,12 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def _second_look(
-    model: nn.Module, inputs: Inputs, recording: Recording, terms: rules.Terms, dims: dict[str, list[Dim]]
+    model: nn.Module,
+    inputs: Inputs,
+    recording: Recording,
+    terms: rules.Terms,
+    dims: dict[str, list[Dim]],
+    wanted: Collection[str] | None,
 ) -> Recording | None:
     """A run in training mode, over the same units, where evaluation leaves parameters aside that training reaches.
 
@@ -115,7 +174,7 @@ def _second_look(
     if all(leaf.name in reached for leaf in recording.own() if leaf.kind == "parameter"):
         return None
     try:
-        second = record(model, inputs, training=True, dims=dims)
+        second = record(model, inputs, training=True, dims=dims, wanted=wanted)
     except (TraceError, RuntimeError):
         return None
     if _reached(second) <= reached:
@@ -133,8 +192,13 @@ def _known(recording: Recording, dims: Mapping[str, list[Dim]]) -> list[Leaf]:
     return [leaf for leaf in recording.own() if leaf.name in dims]
 
 
-def _choose(recording: Recording, dims: Mapping[str, list[Dim]], heads: str) -> tuple[list[Atom], list[Frozen]]:
-    """The atoms that become groups, one for each product, in order of appearance; and what is frozen, with reasons."""
+def _choose(
+    recording: Recording, dims: Mapping[str, list[Dim]], heads: str, closed: Mapping[Atom, str]
+) -> tuple[list[Atom], list[Frozen], set[Atom]]:
+    """The atoms that become groups, one for each product, in order of appearance; and what is frozen, with reasons.
+
+    Last, the atoms for which others were left out.
+    """
     seen: dict[Atom, None] = {}
     rivals: list[list[Atom]] = []
     frozen: list[Frozen] = []
@@ -142,25 +206,28 @@ def _choose(recording: Recording, dims: Mapping[str, list[Dim]], heads: str) -> 
     for leaf in _known(recording, dims):
         for axis, dim in enumerate(dims[leaf.name]):
             d = norm(dim)
-            for product in _products(d):
-                if len(set(product)) > 1:
-                    rivals.append(product)
-                repeated |= {a for a in product if product.count(a) > 1}
+            for found in _products(d):
+                if len(set(found)) > 1:
+                    rivals.append(found)
+                repeated |= {a for a in found if found.count(a) > 1}
             seen.update(dict.fromkeys(atoms(d)))
             if is_const(d) and leaf.kind == "parameter" and (reason := _why(dim)) and reason[0] != KERNEL:
                 frozen.append(Frozen(f"{leaf.name}[{axis}]", size(d), *reason))
     dropped: dict[Atom, str] = dict.fromkeys(repeated, "its units meet each other in one dimension")
-    for product in rivals:
-        open_ = [a for a in dict.fromkeys(product) if a not in dropped]
+    dropped |= closed
+    preferred: set[Atom] = set()
+    for rival in rivals:
+        open_ = [a for a in dict.fromkeys(rival) if a not in dropped]
         if len(open_) > 1:
             best = open_[-1] if heads == "inner" else next((a for a in open_ if a.size >= 3), open_[-1])
+            preferred.add(best)
             for other in open_:
                 if other is not best:
                     dropped[other] = "it is one factor of a dimension whose other factor is pruned (heads or head size)"
     for found, text in dropped.items():
         names = _where(recording, dims, found)
         frozen.append(Frozen(names[0] if names else "", found.size, text))
-    return [a for a in seen if a not in dropped], frozen
+    return [a for a in seen if a not in dropped], frozen, preferred
 
 
 def _why(dim: Dim) -> tuple[str, str, str] | None:
@@ -171,16 +238,18 @@ def _why(dim: Dim) -> tuple[str, str, str] | None:
 def _products(dim: Dim) -> Iterable[list[Atom]]:
     """The free atoms that multiply each other in a normed dimension; parts of a Cat with what multiplies the Cat."""
     outer: list[Atom] = []
-    nested: list[list[Atom]] = []
+    nested: list[list[list[Atom]]] = []
     for factor in dim:
         if isinstance(factor, Atom):
             outer.append(factor)
         elif isinstance(factor, Cat):
-            nested.extend(p for part in factor.parts for p in _products(part))
-    order = {a: i for i, a in enumerate(atoms(dim))}
-    if not nested:
+            nested.append([p for part in factor.parts for p in _products(part)])
+    order = {a: i for i, a in enumerate(dict.fromkeys(atoms(dim)))}  # by first place: parts may share an outer factor
+    choices = [parts for parts in nested if parts]
+    if not choices:
         return [outer] if outer else []
-    return [sorted([*outer, *inner], key=order.__getitem__) for inner in nested]
+    combined = ([*outer, *chain(*inner)] for inner in product(*choices))
+    return [sorted(found, key=order.__getitem__) for found in combined]
 
 
 def _where(recording: Recording, dims: Mapping[str, list[Dim]], wanted: Atom) -> list[str]:
@@ -254,9 +323,9 @@ def _name(members: list[Member], weights: set[str]) -> str:
 
 
 def check_finite(model: nn.Module) -> None:
-    """Raise `InputError` naming the first parameter that holds NaN or infinity."""
-    for name, (_, tensor) in named_tensors(model).items():
-        if not tensor.is_floating_point() or bool(torch.isfinite(tensor.detach().sum())):
+    """Raise `InputError` naming the first parameter that holds NaN or infinity; in buffers these can be meant."""
+    for name, (kind, tensor) in named_tensors(model).items():
+        if kind != "parameter" or not tensor.is_floating_point() or bool(torch.isfinite(tensor.detach().sum())):
             continue  # a sum is finite only if every term is, and takes half the time
         if not bool(torch.isfinite(tensor).all()):
             bad = int((~torch.isfinite(tensor)).sum())

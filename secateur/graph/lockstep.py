@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from secateur.graph.choices import Held
 from secateur.graph.cutting import like
 from secateur.graph.hollow import hollow_like, of
+from secateur.graph.state import undisturbed
 from secateur.graph.terms import Atom, size
 from secateur.graph.trace import (
     Call,
@@ -28,7 +29,6 @@ from secateur.graph.trace import (
     operator_name,
     parameters,
     plain_kernels,
-    undisturbed,
 )
 
 INVISIBLE = {"clone", "contiguous", "_to_copy", "detach", "alias", "lift", "lift_fresh", "empty"}
@@ -129,6 +129,8 @@ class Lockstep(TorchDispatchMode):
             self._deviate(f"it runs {op} where {call.op} was recorded")
         if shapes != self._expected(call):
             self._deviate(f"{op} gives {shapes} instead of {self._expected(call)}")
+        if "start" in call.resize:
+            self._compare_start(call)
         self._compare_numbers(call)
         self.position += 1
 
@@ -162,6 +164,14 @@ class Lockstep(TorchDispatchMode):
         if now.shape == then.shape and now.numel() <= NUMEROUS:
             for i in ((then != now) & ~then.isnan()).reshape(-1).nonzero()[:1]:
                 self.drifts.append(Drift(call, then.reshape(-1)[i].item(), now.reshape(-1)[i].item()))
+
+    def _compare_start(self, call: Call) -> None:
+        """As many entries as expected may still be the wrong ones."""
+        length = self.asked["self"].shape[self.asked.get("dim", 0)]
+        start = self.asked.get("start") or 0
+        start, expected = start + length if start < 0 else start, size(call.resize["start"], self.counts)
+        if start != expected and self._expected(call)[0] != tuple(self.asked["self"].shape):
+            self._deviate(f"slice starts at {start} instead of {expected}")
 
     def _compare_numbers(self, call: Call) -> None:
         for name, now in self.asked.items():

@@ -8,10 +8,10 @@ place are frozen with that reason. So whatever `groups` returns has been shown t
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice, product
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import nn
 
@@ -29,12 +29,15 @@ from secateur.graph.repair import (
     sub_products,
 )
 from secateur.graph.solution import Solution
-from secateur.graph.terms import Atom, Dim, Reason, atoms, norm, size
-from secateur.graph.trace import Inputs, named_tensors
+from secateur.graph.terms import Atom, Dim, Reason, atoms, is_const, norm, size
+from secateur.graph.trace import Call, Inputs, named_tensors
 
-RUNS = 150
+RUNS = 250
 WINDOW = 12
 SHARES = ((0.4, 0.8), (0.3, 0.6), (0.1, 0.4))  # of the units that a round's trial widths keep
+EXTREMES = (0.0, 0.5, 1.0)  # of the units, in two rounds more: few heads may meet an equality by chance in all others
+
+SINGULAR = {"split_sizes": "split_size"}  # what torch calls an argument in another overload
 
 Place: TypeAlias = (
     "tuple[int, int, int]"  # call within a module, dimension within the call, run of factors within the dimension
@@ -65,6 +68,7 @@ class Prober:
         self.model, self.solution, self.inputs, self.minimum = model, solution, inputs, dict(minimum)
         self.calls = visible(solution.recording)
         self.modules = dict(model.named_modules())
+        self.names = {module: path for path, module in self.modules.items()}
         self.tensors = {name: tensor for name, (_, tensor) in named_tensors(model).items()}
         self.repairs: dict[tuple[str, str], Repair] = {(r.module, r.attribute): r for r in solution.repairs}
         self.refused: set[tuple[type[nn.Module], str]] = set()
@@ -82,6 +86,9 @@ class Prober:
         for self.round, _ in enumerate(SHARES):  # a second draw, since the first may meet an equality by chance
             if self.round < 2 or len(shown | set(self.stopped)) < len(self.minimum):
                 shown |= self._round()
+        if self.repairs or self.solution.equal or max(self.minimum.values(), default=1) > 1:
+            for self.round in (len(SHARES), len(SHARES) + 1):
+                self._round()
         self.solution.repairs = list(self.repairs.values())
         return self.stopped
 
@@ -99,9 +106,10 @@ class Prober:
         return {n for n, found in self.solution.atom_of.items() if self.counts[found] < found.size}
 
     def _mend(self, deviation: Deviation) -> bool:
-        """Attributes alone, equal sizes alone, then both together: code that checks itself asks for all at once."""
+        """Sizes that are asked for; attributes alone, equal sizes alone, or both: code that checks itself wants all."""
         return (
-            self._mend_attributes(deviation)
+            self._mend_asked(deviation)
+            or self._mend_attributes(deviation)
             or self._mend_sizes(deviation, attributes=False)
             or self._mend_sizes(deviation, attributes=True)
         )
@@ -136,10 +144,11 @@ class Prober:
     def _trial(self) -> dict[str, int]:
         """Widths that differ from group to group, so that a size that changed tells where it came from."""
         draw = random.Random(self.round)
-        low, high = SHARES[self.round]
         trial = {}
         for name, found in self.solution.atom_of.items():
-            wanted = round(found.size * draw.uniform(low, high))
+            extreme = self.round >= len(SHARES)
+            share = draw.choice(EXTREMES) if extreme else draw.uniform(*SHARES[self.round])
+            wanted = round(found.size * share)
             trial[name] = found.size if name in self.stopped else min(found.size, max(self.minimum[name], wanted))
         return self.solution.balance(trial)
 
@@ -172,8 +181,9 @@ class Prober:
                 if self._try([repair], deviation.position):
                     return True
             first = list({r.attribute: r for r in reversed(options)}.values())
-            if len(first) > 1 and self._try(first, deviation.position):
-                return True
+            for joint in (*self._joint(options, deviation), first):
+                if len(joint) > 1 and self._try(joint, deviation.position):
+                    return True
             if self.runs >= RUNS:
                 break
         return False
@@ -183,8 +193,7 @@ class Prober:
         stack = list(dict.fromkeys(reversed(deviation.stack)))
         yield from stack[:1]
         if stack:
-            prefix = f"{stack[0]}." if stack[0] else ""
-            yield from (prefix + name for name, _ in self.modules[stack[0]].named_children())
+            yield from (self.names[child] for child in self.modules[stack[0]].children())  # shared ones: first name
         yield from stack[1:]
 
     def _options(self, path: str, deviation: Deviation) -> Iterator[Repair]:
@@ -193,10 +202,24 @@ class Prober:
             {*range(deviation.position - WINDOW, deviation.position + WINDOW), *self.inside.get(path, [])[:200]},
             key=lambda i: abs(i - deviation.position),
         )
-        table = renamings([self.calls[i] for i in near if 0 <= i < len(self.calls)], self.counts, self._own_dims(path))
+        calls = [self.calls[i] for i in near if 0 <= i < len(self.calls)]
+        table = renamings(calls, self.counts, self._own_dims(path))
         for attribute, value in integers(self.modules[path]):
-            if (path, attribute) not in self.repairs and self._kind(path, attribute) not in self.refused:
-                yield from repairs_for(path, attribute, value, table)
+            if self._kind(path, attribute) in self.refused:
+                continue
+            known = self.repairs.get((path, attribute))
+            now = None if known is None else known.value(self.counts)
+            yield from (r for r in repairs_for(path, attribute, value, table, calls) if r.value(self.counts) != now)
+
+    def _joint(self, options: list[Repair], deviation: Deviation) -> Iterator[list[Repair]]:
+        """One attribute for each size that the call at the deviation names: sizes that must add up change together."""
+        if deviation.position >= len(self.calls):
+            return
+        named = {d: None for dims in self.calls[deviation.position].resize.values() for d in _several(dims)}
+        choices = [[r for r in options if r.kind is int and r.dims == d] for d in map(norm, named)]
+        several = [found for found in choices if found]
+        if len(several) > 1:
+            yield from map(list, islice(product(*several), 8))
 
     def _own_dims(self, path: str) -> list[Dim]:
         prefix = f"{path}." if path else ""
@@ -234,12 +257,9 @@ class Prober:
             for path, module in self.modules.items():
                 if type(module) is not kind or path == repair.module or (path, repair.attribute) in self.repairs:
                     continue
-                table = renamings(
-                    [self.calls[i] for i in self.inside.get(path, [])[:200]], self.counts, self._own_dims(path)
-                )
                 for attribute, value in integers(module):
                     if attribute == repair.attribute:
-                        found += list(islice(repairs_for(path, attribute, value, table), 1))
+                        found += list(islice(self._likewise(repair, path, value), 1))
         if found:
             undo = self._set(found)
             if self._reaches(position):
@@ -247,7 +267,63 @@ class Prober:
             else:
                 self._undo(undo)
 
+    def _likewise(self, repair: Repair, path: str, value: Number) -> Iterator[Repair]:
+        """The same repair of another module: by the place of its dimension where both make as many calls, else by size.
+
+        Modules without calls, or with others, are told by the sizes that change.
+        """
+        own, other = self.inside.get(repair.module, []), self.inside.get(path, [])
+        if len(own) == len(other) and repair.kind is int and isinstance(value, int):
+            places = (place for place, run in self._places(repair.module, range(len(own))) if run == repair.dims)
+            runs = (self._at(path, place) for place in islice(places, WINDOW))
+            same = next((run for run in runs if run is not None and size(run) == value), None)
+            if same is not None:
+                yield Repair(path, repair.attribute, same, int)
+                return
+        calls = [self.calls[i] for i in self._around(path)[:200]]
+        table = renamings([self.calls[i] for i in other[:200]], self.counts, self._own_dims(path))
+        found = repairs_for(path, repair.attribute, value, table, calls)
+        yield from sorted(found, key=lambda r: _fixed(r) != _fixed(repair))
+
+    def _around(self, path: str) -> list[int]:
+        """The calls of a module; of the one around it where others call a part of it that is not its forward."""
+        while path and path not in self.inside:
+            path = path.rpartition(".")[0]
+        return self.inside.get(path, [])
+
     # Two sizes must be equal
+
+    def _mend_asked(self, deviation: Deviation) -> bool:
+        """Sizes that code reads from attributes which follow other sizes must equal those.
+
+        So one attribute can serve several layers, such as the heads of a cascade.
+        """
+        if deviation.position >= len(self.calls) or self.runs >= RUNS:
+            return False
+        known = [
+            (d, repair.dims)
+            for name, dims in self.calls[deviation.position].resize.items()
+            for d, n in self._strange(dims, deviation.asked.get(name, deviation.asked.get(SINGULAR.get(name, ""))))
+            for repair in self.repairs.values()
+            if repair.kind is int and repair.module in deviation.stack
+            if size(repair.dims) == size(d) and repair.value(self.counts) == n  # type: ignore[arg-type]
+        ]
+        if not known:
+            return False
+        before = len(self.solution.equal)
+        self.solution.equal += known  # type: ignore[arg-type]
+        self._cut()
+        if self._reaches(deviation.position):
+            return True
+        del self.solution.equal[before:]
+        self._cut()
+        return False
+
+    def _strange(self, dims: Any, asked: Any) -> list[tuple[Dim, int]]:
+        """The dimensions of a recorded argument for which the cut module asks another size, with that size."""
+        if not isinstance(dims, list) or not isinstance(asked, list | tuple) or len(dims) != len(asked):
+            return []
+        return [(d, n) for d, n in zip(dims, asked, strict=True) if n != size(d, self.counts) and n != -1]
 
     def _mend_sizes(self, deviation: Deviation, attributes: bool) -> bool:
         if deviation.position >= len(self.calls):
@@ -259,7 +335,9 @@ class Prober:
             known = len(self.solution.equal)
             self.solution.equal += self._everywhere(home, one, other)
             self._cut()
-            if self._mend_attributes(deviation) if attributes else self._reaches(deviation.position):
+            if self._is_whole(home, one):  # that holds for any two sizes, and would tie what only looks alike
+                del self.solution.equal[known:]
+            elif self._mend_attributes(deviation) if attributes else self._reaches(deviation.position):
                 return True
             del self.solution.equal[known:]
         self._cut()
@@ -297,6 +375,11 @@ class Prober:
         dim = next(islice(dims_of(self.calls[own[i]]), j, None), None) if i < len(own) else None
         return None if dim is None else next(islice(sub_products(dim), k, None), None)
 
+    def _is_whole(self, home: str, place: Place) -> bool:
+        """Whether equalities have restored all units of a dimension."""
+        dim = self._at(home, place)
+        return dim is not None and size(dim, self.counts) == size(dim)
+
     def _everywhere(self, home: str, one: Place, other: Place) -> list[tuple[Dim, Dim]]:
         """The equality of two sizes, in this module and in all others of its class with as many calls."""
         kind, length = type(self.modules[home]), len(self.inside[home])
@@ -304,19 +387,20 @@ class Prober:
         for path, module in self.modules.items():
             if type(module) is kind and len(self.inside.get(path, [])) == length:
                 a, b = self._at(path, one), self._at(path, other)
-                if a is not None and b is not None and size(a) == size(b):
+                if a is not None and b is not None and size(a) == size(b) > 1:
                     pairs.append((a, b))
         return pairs
 
     # What cannot be mended is frozen
 
     def _stop(self, deviation: Deviation) -> None:
-        """Freeze the groups at the deviation: those of composed dimensions, else of the call, else of the module."""
+        """Freeze the groups at the deviation: those of composed dimensions, else of sizes it names, of the call, ..."""
         position = min(deviation.position, len(self.calls) - 1)
         call = self.calls[position]
         composed = [d for d in dims_of(call) if len(norm(d)) > 1]
+        named = [d for dims in call.resize.values() for d in _several(dims)]
         module = [d for i in self.inside.get(call.module, []) for d in dims_of(self.calls[i])]
-        for dims in (composed, list(dims_of(call)), module):
+        for dims in (composed, named, list(dims_of(call)), module):
             names = self._open(dims)
             if names:
                 break
@@ -336,7 +420,7 @@ class Prober:
         for drift in drifts:
             suspects = [a for v in drift.call.tensors() for d in v.dims or () for a in atoms(d)]
             exact = [a for a in suspects if self._explains(a, drift)]
-            found_in = set(exact or suspects or self._around(drift))
+            found_in = set(exact or suspects or self._near(drift))
             names = [n for n, found in self.solution.atom_of.items() if found in found_in]
             text = f"a number is computed from this width ({drift.before:.4g} becomes {drift.after:.4g})"
             reason = Reason(text, str(drift.call.func), drift.call.module)
@@ -346,7 +430,7 @@ class Prober:
                 fresh = self._open(d for i in self.inside[drift.call.module] for d in dims_of(self.calls[i]))
             self.stopped.update(dict.fromkeys(fresh, reason))
 
-    def _around(self, drift: Drift) -> Iterator[Atom]:
+    def _near(self, drift: Drift) -> Iterator[Atom]:
         """The atoms of dimensions in a module whose change explains that of a constant which the module makes."""
         for i in self.inside.get(drift.call.module, []):
             for d in dims_of(self.calls[i]):
@@ -364,13 +448,40 @@ def is_power(drift: Drift, share: float) -> bool:
     return any(abs(change - share**p) < 1e-6 for p in (-0.5, 0.5, -1.0, 1.0, -0.25, 0.25))
 
 
-def repairs_for(path: str, attribute: str, value: Number, table: Mapping[int, Mapping[int, Dim]]) -> Iterator[Repair]:
-    """The repairs by which an attribute could follow sizes that change."""
+def _several(dims: Dim | list[Dim]) -> list[Dim]:
+    return dims if isinstance(dims, list) else [dims]
+
+
+def repairs_for(
+    path: str, attribute: str, value: Number, table: Mapping[int, Mapping[int, Dim]], calls: Iterable[Call] = ()
+) -> Iterator[Repair]:
+    """The repairs by which an attribute could follow sizes that change; several at once as some call speaks of them."""
     if isinstance(value, int):
         for dim in table.get(value, {}).values():
             yield Repair(path, attribute, dim, int)
         return
+    for dims in spoken(calls, value):
+        yield Repair(path, attribute, dims, type(value))
     choices = [[(v,), *table.get(v, {}).values()][::-1] for v in value]
     for dims in islice(product(*choices), 16):
         if any(d != (v,) for d, v in zip(dims, value, strict=True)):
             yield Repair(path, attribute, dims, type(value))
+
+
+def _fixed(repair: Repair) -> list[bool]:
+    """Which of several sizes never change."""
+    return [] if repair.kind is int else [is_const(norm(d)) for d in repair.dims]  # type: ignore[arg-type]
+
+
+def spoken(calls: Iterable[Call], sizes: Sequence[int]) -> Iterator[tuple[Dim, ...]]:
+    """The neighbouring dimensions that calls mention together with just these sizes, nearest call first."""
+    seen = set()
+    for call in calls:
+        lists = [dims for dims in call.resize.values() if isinstance(dims, list)]
+        for dims in (*lists, *(value.dims or () for value in (*call.outs, *call.tensors()))):
+            for start in range(len(dims) - len(sizes) + 1):
+                run = tuple(map(norm, dims[start : start + len(sizes)]))
+                if run not in seen and all(size(d) == n for d, n in zip(run, sizes, strict=True)):
+                    seen.add(run)
+                    if not all(map(is_const, run)):
+                        yield run

@@ -9,6 +9,7 @@ instead and units are restored.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -32,10 +33,10 @@ def _convolution(module: Any) -> dict[str, Any]:
 
 
 def _recurrent(module: Any) -> dict[str, Any]:
-    rows, columns = module.weight_ih_l0.shape
+    """The hidden size is read off the last axis of the input weights, of gates one above the other."""
     gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
-    projected = {"proj_size": module.weight_hh_l0.shape[1]} if module.proj_size else {}
-    return {"input_size": columns, "hidden_size": rows // gates, **projected}
+    sizes = {"input_size": module.weight_ih_l0.shape[1], "hidden_size": module.weight_ih_l0.shape[0] // gates}
+    return sizes | ({"proj_size": module.weight_hr_l0.shape[0]} if module.proj_size else {})
 
 
 STANDARD: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {
@@ -51,6 +52,9 @@ STANDARD: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {
     nn.RNNCellBase: lambda m: {"input_size": m.weight_ih.shape[1], "hidden_size": m.weight_hh.shape[1]},
     nn.PReLU: lambda m: {"num_parameters": m.weight.shape[0]},
 }
+
+
+GEOMETRY = ("training", "stride", "padding", "dilation", "kernel_size")
 
 
 @dataclass(frozen=True)
@@ -70,11 +74,16 @@ class Repair:
 
 
 def set_attribute(module: nn.Module, attribute: str, value: Number) -> None:
-    """Set a dotted attribute: `"num_heads"`, `"config.hidden_size"`."""
+    """Set a dotted attribute: `"num_heads"`, `"config.hidden_size"`.
+
+    Configurations are shared by all modules of a model, whose widths may differ: the module gets one of its own.
+    """
     *path, name = attribute.split(".")
     owner: Any = module
     for part in path:
-        owner = getattr(owner, part)
+        own = copy.copy(getattr(owner, part))
+        setattr(owner, part, own)
+        owner = own
     setattr(owner, name, value)
 
 
@@ -109,13 +118,11 @@ def standard(model: nn.Module, calls: list[Call], counts: Mapping[Atom, int]) ->
 
 
 def integers(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """The attributes of a module that hold an integer, or several, its configuration's included."""
-    for name, value in vars(module).items():
-        if name.startswith("_") or name in ("training", "stride", "padding", "dilation", "kernel_size"):
-            continue
-        if _is_number(value):
-            yield name, value
-        elif type(value).__name__.endswith("Config") and hasattr(value, "__dict__"):
+    """The attributes of a module that hold an integer, or several; then those of its configuration."""
+    own = {name: value for name, value in vars(module).items() if not name.startswith("_") and name not in GEOMETRY}
+    yield from ((name, value) for name, value in own.items() if _is_number(value))
+    for name, value in own.items():
+        if type(value).__name__.endswith("Config") and hasattr(value, "__dict__"):
             yield from ((f"{name}.{k}", v) for k, v in vars(value).items() if not k.startswith("_") and _is_number(v))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,14 +16,17 @@ from secateur.graph.rules import Terms
 from secateur.graph.terms import Atom, Dim, atoms, mask, norm, size
 from secateur.graph.trace import Call, Recording
 
+if TYPE_CHECKING:
+    from secateur.graph.configuration import Stated
+
 
 @dataclass(eq=False)
 class Solution:
     """The recording of one model and the terms that explain it.
 
     `dims` gives the terms of every tensor that the model owns; `equal` pairs of dimensions that must keep equal sizes;
-    `repairs` the attributes that follow sizes. `second` is the recording of a run in training mode, over the same
-    units, of a model that does more then.
+    `repairs` the attributes that follow sizes; `stated` the numbers of the model's configuration, once they are asked
+    for. `second` is the recording of a run in training mode, over the same units, of a model that does more then.
     """
 
     recording: Recording
@@ -31,6 +35,7 @@ class Solution:
     atom_of: dict[str, Atom] = field(default_factory=dict)
     equal: list[tuple[Dim, Dim]] = field(default_factory=list)
     repairs: list[Repair] = field(default_factory=list)
+    stated: list[Stated] | None = None
     second: Recording | None = None
 
     @property
@@ -57,11 +62,12 @@ class Solution:
         return result
 
     def balance(self, by_name: Mapping[str, int]) -> dict[str, int]:
-        """The counts with units restored until every pair of equal dimensions has equal sizes."""
+        """The counts with units restored until equal dimensions have equal sizes and multiples are met."""
         counts = {self.atom_of[name]: count for name, count in by_name.items()}
         pairs = [(norm(a), norm(b)) for a, b in self.equal]
+        multiples = [(norm(d), step) for d, step in self.terms.multiples]
         for _ in range(1000):
-            if not self._restore(pairs, counts):
+            if not self._restore(pairs, counts) | self._complete(multiples, counts):
                 break
         return {name: counts.get(found, found.size) for name, found in self.atom_of.items()}
 
@@ -73,6 +79,13 @@ class Solution:
             while size(low, counts) < need and self._grow(low, counts, need):
                 changed = True
             if size(low, counts) > need:  # overshot: the other side grows in the next round
+                changed = True
+        return changed
+
+    def _complete(self, multiples: Iterable[tuple[Dim, int]], counts: dict[Atom, int]) -> bool:
+        changed = False
+        for dim, step in multiples:
+            while (now := size(dim, counts)) % step and self._grow(dim, counts, now + -now % step):
                 changed = True
         return changed
 

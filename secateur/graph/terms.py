@@ -182,6 +182,7 @@ class Unifier:
     def __init__(self) -> None:
         self.here = Reason("")
         self.equal: list[tuple[Dim, Dim]] = []
+        self.multiples: list[tuple[Dim, int]] = []
         self.conflicts: list[Reason] = []
 
     def reason(self, text: str) -> Reason:
@@ -202,6 +203,10 @@ class Unifier:
     def same_size(self, a: Dim, b: Dim) -> None:
         """Ask that two dimensions keep equal sizes, though not the same units."""
         self.equal.append((a, b))
+
+    def multiple_of(self, dim: Dim, step: int) -> None:
+        """Ask that a dimension's size stays a multiple of `step`, as the kernel that reads it wants."""
+        self.multiples.append((dim, step))
 
     def unify(self, left: Dim, right: Dim) -> None:
         """Make two dimensions of equal size the same one; freeze what cannot be matched."""

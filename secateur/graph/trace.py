@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -25,10 +26,12 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
 from secateur.errors import InputError, TraceError
 from secateur.graph import hollow
 from secateur.graph.choices import Choices, Execute, Held
+from secateur.graph.state import Written, undisturbed
 from secateur.graph.terms import Dim, atom, const, is_const, norm
 
 LeafKind = Literal["parameter", "buffer", "attribute", "input", "constant"]
 Medium = Literal["hollow", "fake", "real"]
+MEDIA: tuple[Medium, ...] = ("hollow", "fake", "real")
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -111,9 +114,9 @@ class Recording:
 
     `medium` says what it ran on, so that later runs use the same: hollow tensors where they do, torch's fake ones where
     those are needed, real ones where the way through the model depends on values. `queries` are those of attention that
-    states no scale, with the module that runs it. `choices` are those that depend on values, and `seen` what they are
-    made from, in order. `written` are the attributes that the run changed, `training`
-    says in which mode it was.
+    states no scale, with the module that runs it. `memory`: the ids of outputs that only the model itself reads.
+    `choices` are those that depend on values, and `seen` what they are made from, in order. `written` are the
+    attributes that the run changed, `training` says in which mode it was.
     """
 
     calls: list[Call]
@@ -121,6 +124,7 @@ class Recording:
     outputs: list[Value]
     medium: Medium = "hollow"
     queries: list[tuple[str, Value]] = field(default_factory=list)
+    memory: frozenset[int] = frozenset()
     choices: Choices = field(default_factory=Choices)
     seen: list[Value] = field(default_factory=list)
     written: list[Written] = field(default_factory=list)
@@ -179,96 +183,6 @@ def named_tensors(model: nn.Module) -> dict[str, tuple[LeafKind, Tensor]]:
                     seen.add(id(value))
                     found[f"{prefix}.{name}" if prefix else name] = (kind, value)
     return found
-
-
-@dataclass(frozen=True)
-class Written:
-    """An attribute that a run wrote: the path of its module, its name and its value before; `MISSING` for none."""
-
-    module: str
-    attribute: str
-    before: Any
-
-
-MISSING = object()
-
-
-def take_back(model: nn.Module, written: Iterable[Written]) -> None:
-    """Put attributes that a run wrote (caches, tables of positions) back to what they were before it."""
-    for one in written:
-        attributes = model.get_submodule(one.module).__dict__
-        if one.before is MISSING:
-            attributes.pop(one.attribute, None)
-        else:
-            attributes[one.attribute] = one.before.copy() if isinstance(one.before, list | dict) else one.before
-
-
-@contextlib.contextmanager
-def undisturbed(model: nn.Module, training: bool = False) -> Iterator[list[Written]]:
-    """Runs the block with the model in evaluation (or training) mode and puts modes and attributes back afterwards.
-
-    A forward may write to its module (caches of attention biases, position tables); whatever it writes is taken back,
-    and listed in what the block is given.
-    """
-    before = []
-    written: list[Written] = []
-    for path, module in model.named_modules():
-        state = {k: v.copy() for k, v in module.__dict__.items() if _is_own_store(k, v)}
-        before.append((path, module, dict(module.__dict__), state, dict(module._buffers)))
-    values = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if type(buffer) is Tensor]
-    try:
-        set_mode(model, training)
-        yield written
-    finally:
-        for path, module, originals, state, buffers in before:
-            for key in [k for k in module.__dict__ if k not in originals]:
-                written.append(Written(path, key, MISSING))
-                del module.__dict__[key]
-            for key, value in originals.items():
-                if module.__dict__.get(key) is not value and key != "training":
-                    written.append(Written(path, key, state.get(key, value)))
-                module.__dict__[key] = value
-                if key not in state:
-                    continue
-                if _differ(value, state[key]):
-                    written.append(Written(path, key, state[key]))
-                if type(value) is dict:
-                    value.clear()
-                    value.update(state[key])
-                else:
-                    value[:] = state[key]
-            module._buffers.clear()
-            module._buffers.update(buffers)
-        with torch.no_grad():
-            for buffer, value in values:
-                if not torch.equal(buffer, value):
-                    buffer.copy_(value)
-
-
-def set_mode(model: nn.Module, training: bool) -> None:
-    """Put a model into evaluation or training mode, but for torch's own layers.
-
-    What a model does beside evaluation is decided by its own modules; norms and dropout would only make it random, or
-    ask for more than one example.
-    """
-    model.train(training)
-    for module in model.modules():
-        if type(module).__module__.startswith("torch.nn.modules") and not module._modules:
-            module.training = False
-
-
-def _differ(now: Any, before: Any) -> bool:
-    """Whether a list or a dictionary holds other objects than before."""
-    if len(now) != len(before):
-        return True
-    if type(now) is dict:
-        return any(key not in now or now[key] is not value for key, value in before.items())
-    return any(a is not b for a, b in zip(now, before, strict=True))
-
-
-def _is_own_store(key: str, value: Any) -> bool:
-    """Whether an attribute is a list or a dictionary of the module's author, not one of torch's."""
-    return type(value) is list or (type(value) is dict and not key.startswith("_"))
 
 
 class PlainFunctions(TorchFunctionMode):
@@ -422,33 +336,50 @@ class Recorder(TorchDispatchMode):
 
 
 def record(
-    model: nn.Module, inputs: Inputs, *, training: bool = False, dims: Mapping[str, list[Dim]] | None = None
+    model: nn.Module,
+    inputs: Inputs,
+    *,
+    training: bool = False,
+    dims: Mapping[str, list[Dim]] | None = None,
+    wanted: Collection[str] | None = None,
 ) -> Recording:
     """The calls of one run of `model` on `inputs`.
 
     `dims` gives the model's own tensors the dimensions of an earlier recording, so that both speak of the same units.
+    `wanted` names the results that must keep their widths, all unless said, but for what the model itself gets back.
     Raises `TraceError` with the model's own error where its forward fails.
     """
     tensors = named_tensors(model)
     _check_devices(tensors, inputs)
 
-    def attempt(run: Callable[..., Recording], *choices: Choices) -> Recording:
-        with undisturbed(model, training) as written:  # outside the fake mode, so that it restores real values
-            recording = run(model, inputs, tensors, dims, *choices)
+    def attempt(medium: Medium, choices: Choices) -> Recording:
+        with undisturbed(model, training) as written, _tensors_on(medium) as made:  # real values are restored outside
+            given = tree_map_only(Tensor, made, inputs)
+            recording = _run(model, given, tensors, dims, wanted=wanted, medium=medium, choices=choices)
         recording.written, recording.training = written, training
         return recording
 
     with contextlib.suppress(Exception):  # whatever it is, fake tensors know more and tell it better
-        return attempt(_run_hollow)
+        return attempt("hollow", Choices())
     try:
-        return attempt(_run_fake)
+        return attempt("fake", Choices())
     except (DataDependentOutputException, DynamicOutputShapeException):
         with undisturbed(model, training):
             choices = _choose(model, inputs)
-    for run in (_run_hollow, _run_fake):
+    for medium in MEDIA[:2]:
         with contextlib.suppress(Exception):
-            return attempt(run, choices)
-    return attempt(_run_real, choices)
+            return attempt(medium, choices)
+    return attempt("real", choices)
+
+
+@contextlib.contextmanager
+def _tensors_on(medium: Medium) -> Iterator[Callable[[Tensor], Tensor]]:
+    """What makes the tensors that a run of some medium is given, while the block runs."""
+    if medium == "fake":
+        with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+            yield fake.from_tensor
+    else:
+        yield hollow.of if medium == "hollow" else lambda tensor: tensor
 
 
 def _choose(model: nn.Module, inputs: Inputs) -> Choices:
@@ -462,36 +393,16 @@ def _choose(model: nn.Module, inputs: Inputs) -> Choices:
     return choices
 
 
-Owned = Mapping[str, tuple[LeafKind, Tensor]]
-Known = Mapping[str, list[Dim]] | None
-
-
-def _run_hollow(
-    model: nn.Module, inputs: Inputs, tensors: Owned, dims: Known, choices: Choices | None = None
-) -> Recording:
-    return _run(model, tree_map_only(Tensor, hollow.of, inputs), tensors, dims, "hollow", choices)
-
-
-def _run_fake(
-    model: nn.Module, inputs: Inputs, tensors: Owned, dims: Known, choices: Choices | None = None
-) -> Recording:
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-        return _run(model, tree_map_only(Tensor, fake.from_tensor, inputs), tensors, dims, "fake", choices)
-
-
-def _run_real(model: nn.Module, inputs: Inputs, tensors: Owned, dims: Known, choices: Choices) -> Recording:
-    return _run(model, inputs, tensors, dims, "real", choices)
-
-
 def _run(
     model: nn.Module,
     inputs: Inputs,
-    tensors: Owned,
-    dims: Known,
+    tensors: Mapping[str, tuple[LeafKind, Tensor]],
+    dims: Mapping[str, list[Dim]] | None,
+    *,
+    wanted: Collection[str] | None,
     medium: Medium,
-    choices: Choices | None = None,
+    choices: Choices,
 ) -> Recording:
-    choices = choices or Choices()
     leaves = []
     for name, (kind, tensor) in tensors.items():
         own = dims[name] if dims and name in dims else [atom(n) for n in tensor.shape]
@@ -509,9 +420,10 @@ def _run(
         except Exception as error:
             raise _failure(error, model) from error
         outputs = [recorder.value(t) for t in tensors_of(output)]
+        memory = frozenset(id(recorder.value(t)) for t in memory_of(model, inputs, output, wanted))
         queries = [(path, recorder.value(query)) for path, query in functions.queries]
         seen = [recorder.value(tensor) for tensor in held.seen]
-    return Recording(recorder.calls, recorder.leaves, outputs, medium, queries, choices, seen)
+    return Recording(recorder.calls, recorder.leaves, outputs, medium, queries, memory, choices, seen)
 
 
 def _failure(error: Exception, model: nn.Module) -> TraceError:
@@ -545,6 +457,28 @@ def tensors_of(output: Any) -> list[Tensor]:
     if hasattr(output, "__dict__") and not isinstance(output, nn.Module | type):
         return [t for v in vars(output).values() for t in tensors_of(v)]
     return []
+
+
+def memory_of(model: nn.Module, inputs: Inputs, output: Any, wanted: Collection[str] | None) -> list[Tensor]:
+    """The tensors that a model returns in order to get them back: those under the name of an argument left out.
+
+    A cache of keys and values or the state of a recurrence has no other reader, so its widths need not stay. Where the
+    results that are `wanted` are named, all others count as memory. Raises `InputError` for names that are not there.
+    """
+    fields = output if isinstance(output, Mapping) else getattr(output, "__dict__", {})
+    if wanted is not None:
+        for name in set(wanted) - set(fields):
+            known = ", ".join(map(repr, fields)) or "no names"
+            raise InputError(f"The 'outputs' parameter of groups holds {name!r}. The model's result has {known}.")
+        free = set(fields) - set(wanted)
+    else:
+        try:
+            arguments = inspect.signature(model.forward).bind_partial(*inputs[0], **inputs[1])
+        except (TypeError, ValueError):
+            return []
+        free = set(fields) & (set(arguments.signature.parameters) - set(arguments.arguments))
+    seen = {id(t) for name, value in fields.items() if name not in free for t in tensors_of(value)}
+    return [t for name in free for t in tensors_of(fields[name]) if id(t) not in seen]
 
 
 def _check_devices(tensors: Mapping[str, tuple[LeafKind, Tensor]], inputs: Inputs) -> None:

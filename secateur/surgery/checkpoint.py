@@ -91,8 +91,9 @@ def load(build: Callable[[], nn.Module], folder: str | Path) -> nn.Module:
     module = rebuild(model, parts)
     for path, attribute, value in entry.attributes:
         try:
-            get_attribute(module.get_submodule(path), attribute)
-            set_attribute(module.get_submodule(path), attribute, value)
+            before = get_attribute(module.get_submodule(path), attribute)
+            given = list(value) if isinstance(before, list) else value  # JSON knows no tuples, so they were made of all
+            set_attribute(module.get_submodule(path), attribute, given)
         except AttributeError as error:
             raise _foreign(folder, f"it has no attribute '{attribute}' in module '{path}'") from error
     for path, scale in entry.scales.items():
@@ -166,7 +167,9 @@ def _plan_text(module: nn.Module, entry: Record, constructor: Mapping[str, Any] 
 
 
 def _original_shapes(module: nn.Module, entry: Record) -> dict[str, tuple[int, ...]]:
-    return {name: entry.shapes.get(name, tuple(t.shape)) for name, (_, t) in named_tensors(module).items()}
+    tensors = named_tensors(module).items()  # attributes that were not cut may be what the last run left behind
+    kept = ((name, t) for name, (kind, t) in tensors if kind != "attribute" or name in entry.kept)
+    return {name: entry.shapes.get(name, tuple(t.shape)) for name, t in kept}
 
 
 def _digest(plan: Mapping[str, Any]) -> str:
@@ -250,10 +253,11 @@ def _record(plan: dict[str, Any], tensors: Mapping[str, Tensor]) -> Record:
 
 
 def _check_origin(model: nn.Module, plan: Mapping[str, Any], folder: Path) -> None:
-    own = {name: list(t.shape) for name, (_, t) in named_tensors(model).items()}
+    tensors = named_tensors(model)
+    own = {name: list(t.shape) for name, (_, t) in tensors.items()}
     theirs = plan["shapes"]
     missing = [name for name in theirs if name not in own]
-    extra = [name for name in own if name not in theirs]
+    extra = [name for name, (kind, _) in tensors.items() if name not in theirs and kind != "attribute"]
     if missing or extra:
         some = f"'{(missing or extra)[0]}'"
         raise _foreign(

@@ -1,7 +1,8 @@
-"""Two operators in float64 that torch has no good way to compute.
+"""Three operators in float64 that torch has no good way to compute.
 
-Depthwise convolutions run as one ordinary convolution for each channel; and a product with a weight in single precision
-first needs a copy of it twice its size, for which fresh memory costs more than the arithmetic.
+Depthwise convolutions run as one ordinary convolution for each channel; a product with a weight in single precision
+first needs a copy of it twice its size, for which fresh memory costs more than the arithmetic; and the products of
+experts with their own rows are not made for float64 at all.
 """
 
 from __future__ import annotations
@@ -77,3 +78,19 @@ def streamed(bias: Tensor | None, rows: Tensor, weight: Tensor) -> Tensor:
     for block, part in zip(out.split(size, 1), lines.split(size), strict=True):
         block.copy_(rows @ scratch[: len(part)].copy_(part).t())
     return out if bias is None else out.add_(bias)
+
+
+def is_grouped(func: Any, args: Sequence[Any]) -> bool:
+    """Whether an ATen call multiplies sorted rows, every run of them by the matrix of its own expert, in float64."""
+    return func is torch.ops.aten._grouped_mm.default and args[0].dtype is torch.float64
+
+
+def grouped(rows: Tensor, matrices: Tensor, ends: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    """`rows` `[N, in]` times `matrices` `[E, in, out]`; expert `e` has the rows from `ends[e - 1]` to `ends[e]`."""
+    if rows.dim() != 2 or matrices.dim() != 3 or ends is None or bias is not None:
+        raise NotImplementedError("products of experts are computed in float64 for sorted rows without a bias alone")
+    out = rows.new_zeros(rows.shape[0], matrices.shape[2])
+    starts = [0, *ends.tolist()]
+    for matrix, start, end in zip(matrices, starts, starts[1:], strict=False):
+        out[start:end] = rows[start:end] @ matrix
+    return out

@@ -22,6 +22,7 @@ from secateur.graph.trace import Call, Recording, Value
 
 Compute = Callable[[Call, dict[str, Any]], Any]
 DTYPES = {torch.float32: torch.float64, torch.float16: torch.float64, torch.bfloat16: torch.float64}
+DTYPES |= {torch.complex64: torch.complex128}
 
 
 def replay(
@@ -62,7 +63,7 @@ STATISTICS = frozenset(  # operators whose result depends on how many entries th
     (
         "native_layer_norm _fused_rms_norm rms_norm layer_norm native_group_norm _softmax _log_softmax _safe_softmax "
         "softmax log_softmax mean amax amin var std norm linalg_vector_norm all logsumexp prod var_mean std_mean "
-        "aminmax max min sum native_batch_norm _native_batch_norm_legit"
+        "aminmax max min sum native_batch_norm _native_batch_norm_legit _weight_norm_interface"
     ).split()
 )
 
@@ -86,7 +87,7 @@ class Narrowing:
     def __call__(self, call: Call, args: Mapping[str, Any]) -> Any:
         """The call's results, of full size."""
         narrow = {
-            name: _narrow(raw, args[name], self.keep) if _has_value(raw) else args[name]
+            name: narrowed(raw, args[name], self.keep) if _has_value(raw) else args[name]
             for name, raw in call.args.items()
         }
         result = invoke(call, narrow, self.counts)
@@ -102,13 +103,14 @@ def _lines(value: Value, keep: Mapping[Atom, Any]) -> list[Tensor | None]:
     ]
 
 
-def _narrow(raw: Any, given: Any, keep: Mapping[Atom, Any]) -> Any:
+def narrowed(raw: Any, given: Any, keep: Mapping[Atom, Any]) -> Any:
+    """What is left of the tensors `given` for the recorded `raw` (a value, or a list with values) when units leave."""
     if isinstance(raw, Value):
         for axis, line in enumerate(_lines(raw, keep)):
             if line is not None:
                 given = given.index_select(axis, line.to(given.device))
         return given
-    return [_narrow(r, g, keep) if _has_value(r) else g for r, g in zip(raw, given, strict=True)]
+    return [narrowed(r, g, keep) if _has_value(r) else g for r, g in zip(raw, given, strict=True)]
 
 
 def _widen(narrow: Tensor, value: Value, keep: Mapping[Atom, Any]) -> Tensor:

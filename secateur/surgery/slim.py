@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import ProofError
+from secateur.graph.configuration import restate, stated
 from secateur.graph.cutting import Kept, cut_optimizer, cut_tensor, rebuild
 from secateur.graph.discovery import check_finite, groups
 from secateur.graph.repair import set_attribute, standard
+from secateur.graph.state import take_back
 from secateur.graph.terms import size
-from secateur.graph.trace import named_tensors, take_back
+from secateur.graph.trace import named_tensors
 from secateur.graph.units import Frozen, Group, Groups
 from secateur.planning import Budget, Plan, plan
 from secateur.surgery.record import GroupCut, Proof, Record, apply_masks, attach, record
@@ -100,6 +102,7 @@ def cut(groups: Groups, keep: Mapping[str, Tensor]) -> tuple[nn.Module, list[tup
     module = rebuild(groups.model, {name: cut_tensor(tensors[name], lines) for name, lines in kept.items()})
     for recording in solution.recordings:
         take_back(module, recording.written)
+    _drop_caches(module)
     for path, scale in kept_scales(groups, keep).items():
         keep_scale(module.get_submodule(path), scale)
     counts = solution.counts({name: len(k) for name, k in keep.items()})
@@ -109,7 +112,18 @@ def cut(groups: Groups, keep: Mapping[str, Tensor]) -> tuple[nn.Module, list[tup
         set_attribute(module.get_submodule(repair.module), repair.attribute, value)
         done.append((repair.module, repair.attribute, value))
     done += standard(module, solution.calls, counts)
+    if solution.stated is None:
+        solution.stated = stated(groups.model, solution)
+    done += restate(module, solution.stated, counts)
     return module, done
+
+
+def _drop_caches(module: nn.Module) -> None:
+    """Let modules forget what their forward has kept of wider tensors: those that keep anything do so on `train`."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    for part, mode in modes:
+        part.training = mode
 
 
 def kept_scales(groups: Groups, keep: Mapping[str, Tensor]) -> dict[str, float]:

@@ -24,13 +24,14 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 from secateur.errors import ProofError
 from secateur.graph.choices import holding
 from secateur.graph.cutting import cut_tensor, rebuild, rebuilt
+from secateur.graph.state import forget, set_mode, take_back
 from secateur.graph.terms import Atom
-from secateur.graph.trace import Inputs, Recording, named_tensors, plain_kernels, set_mode, take_back, tensors_of
+from secateur.graph.trace import Inputs, Recording, named_tensors, plain_kernels, tensors_of
 from secateur.graph.units import Group, Groups
 from secateur.surgery.following import Follower
-from secateur.surgery.kernels import LARGE, depthwise, is_depthwise, is_streamed, streamed
+from secateur.surgery.kernels import LARGE, depthwise, grouped, is_depthwise, is_grouped, is_streamed, streamed
 from secateur.surgery.record import Proof
-from secateur.surgery.replay import DTYPES, Narrowing, interpret, replay
+from secateur.surgery.replay import DTYPES, Narrowing, interpret, narrowed, replay
 
 TOLERANCE = 1e-9
 
@@ -79,14 +80,19 @@ class Verifier:
         zeroed = {name: self._copy(name, t) for name, t in self.tensors.items()}
         self._zero(zeroed, keep)
         if all(self.groups[name].proof == "exact" for name in keep):
-            masked = error(self._forward(rebuild(self.groups.model, zeroed)), replayed)
+            masked = error(self._left(self._forward(rebuild(self.groups.model, zeroed)), keep), replayed)
             return Proof(masked, apart, None, TOLERANCE, "float64")
         kept = self.solution.keep(keep)
         seen, arrived = self._followed(self.groups.model, zeroed, {}, Narrowing(kept))
         if not arrived:
-            with plain_kernels(), Promote(self.dtype):
+            with plain_kernels(), _default_double(), Promote(self.dtype):
                 seen = interpret(self.recording, zeroed, self.flat, kept)
-        return Proof(None, apart, error(seen, replayed), TOLERANCE, "float64")
+        return Proof(None, apart, error(self._left(seen, keep), replayed), TOLERANCE, "float64")
+
+    def _left(self, outputs: Sequence[Tensor], keep: Keep) -> list[Tensor]:
+        """The full model's outputs with kept entries only: memory that it returns (a cache) is cut with its units."""
+        values, kept = self.recording.compared, self.solution.keep(keep)
+        return [narrowed(value, t, kept) for value, t in zip(values, outputs, strict=True)]
 
     def _followed(
         self,
@@ -103,7 +109,7 @@ class Verifier:
 
     def _replay(self, cut: Mapping[str, Tensor], counts: Mapping[Atom, int]) -> list[Tensor]:
         """The recording on cut tensors."""
-        with plain_kernels(), Promote(self.dtype):
+        with plain_kernels(), _default_double(), Promote(self.dtype):
             return replay(self.recording, cut, self.flat, counts)
 
     def _cut(self, keep: Keep) -> dict[str, Tensor]:
@@ -139,6 +145,8 @@ class Verifier:
             seen = around.enter_context(holding(self.recording.choices))
             if watcher is not None:
                 around.enter_context(watcher)
+            forget(model)
+            around.callback(forget, model)  # what its functions remember is in float64 now
             outputs = tensors_of(model(*args, **kwargs))
         return [*outputs, *(seen[i] for i in self.recording.fixed)]
 
@@ -248,6 +256,8 @@ class Promote(TorchDispatchMode):
             return func(_double(args[0].to(self.dtype)))  # numbers that code makes a tensor of have its precision
         if is_depthwise(func, lifted):
             return depthwise(*lifted[:6])
+        if is_grouped(func, lifted):
+            return grouped(*lifted[:4])
         return func(*lifted, **{name: self._lift(value) for name, value in (kwargs or {}).items()})
 
     def _lift(self, value: Any) -> Any:
@@ -282,7 +292,7 @@ def _default_double() -> Iterator[None]:
 
 
 def _double(tensor: Tensor) -> Tensor:
-    return tensor.double() if tensor.is_floating_point() else tensor
+    return tensor.to(DTYPES.get(tensor.dtype, tensor.dtype))
 
 
 def culprits(names: Sequence[str], fails: Callable[[Sequence[str]], bool]) -> list[str]:

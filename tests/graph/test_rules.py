@@ -66,6 +66,7 @@ FREE: dict[str, tuple[Callable[[Tensor], Tensor], list[int]]] = {
     "power and root": (lambda x: (x**2 + 1).sqrt(), [16]),
     "max pool": (lambda x: F.max_pool2d(x, 2), [16]),
     "average pool": (lambda x: F.avg_pool2d(x, 2), [16]),
+    "pool over one axis": (lambda x: F.avg_pool2d(x.flatten(2).mT[:, None], (2, 1), (2, 1))[:, 0].mT, [16]),
     "adaptive pool": (lambda x: F.adaptive_avg_pool2d(x, 3), [16]),
     "adaptive max pool": (lambda x: F.adaptive_max_pool2d(x, 2), [16]),
     "upsample": (lambda x: F.interpolate(x, scale_factor=2), [16]),

@@ -104,9 +104,7 @@ def small_ssd() -> nn.Module:
     maps = nn.Sequential(nn.Conv2d(3, 12, 3, stride=4), nn.ReLU(), nn.Conv2d(12, 16, 3, stride=2), nn.ReLU())
     backbone = create_feature_extractor(maps, {"1": "0", "3": "1"})
     anchors = anchor_utils.DefaultBoxGenerator([[2], [2]])
-    return ssd.SSD(
-        backbone, anchors, (32, 32), 3, head=None, score_thresh=0.0, topk_candidates=6, detections_per_img=4
-    )
+    return ssd.SSD(backbone, anchors, (32, 32), 3, head=None, score_thresh=0.0, topk_candidates=6, detections_per_img=4)
 
 
 OTHER: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any]]] = {

@@ -42,6 +42,20 @@ def addmm(terms: Terms, call: Call) -> Sequence[Dims]:
     return [out]
 
 
+@rule("_grouped_mm", "transformers::grouped_mm_fallback")
+def grouped_mm(terms: Terms, call: Call) -> Sequence[Dims]:
+    """Rows sorted by expert, every run of them times the matrix of its own expert."""
+    a, b, *other = call.tensors()
+    if (len(a.shape), len(b.shape)) != (2, 3):
+        return []
+    for d in (dims_of(b)[0], *(d for v in other for d in dims_of(v))):
+        terms.freeze(d, "its entries are chosen by the data")
+    for d in dims_of(b)[1:]:
+        terms.multiple_of(d, 8)  # rows of 16 bytes, whatever the precision
+    _product(terms, a, b, dims_of(a)[1], dims_of(b)[1])
+    return [[dims_of(a)[0], dims_of(b)[2]]]
+
+
 @rule("linear")
 def linear(terms: Terms, call: Call) -> Sequence[Dims]:
     x, w = call["input"], call["weight"]
@@ -55,8 +69,13 @@ def linear(terms: Terms, call: Call) -> Sequence[Dims]:
 def convolution(terms: Terms, call: Call) -> Sequence[Dims]:
     x, w, bias, groups = call["input"], call["weight"], call["bias"], call["groups"]
     channels, (first, second, *kernel) = dims_of(x)[1], dims_of(w)
-    for d in (*kernel, *dims_of(x)[2:]):
-        terms.freeze(d, "it is a kernel or an image size")
+    places: Dims = [const(n) for n in call.outs[0].shape[2:]]
+    for axis, (d, k) in enumerate(zip(dims_of(x)[2:], kernel, strict=True)):
+        if _passes(call, axis):
+            places[axis] = d
+        else:
+            terms.freeze(d, "it is a kernel or an image size")
+        terms.freeze(k, "it is a kernel or an image size")
     group = atom(groups)
     terms.contract(w, first if call["transposed"] else second)
     if call["transposed"]:
@@ -70,7 +89,17 @@ def convolution(terms: Terms, call: Call) -> Sequence[Dims]:
     if bias is not None:
         terms.unify(out, dims_of(bias)[0])
     call.resize["groups"] = group
-    return [[dims_of(x)[0], out, *(const(n) for n in call.outs[0].shape[2:])]]
+    return [[dims_of(x)[0], out, *places]]
+
+
+def _passes(call: Call, axis: int) -> bool:
+    """Whether a convolution leaves the places along an axis as they are: each result reads its own place alone."""
+
+    def along(name: str) -> int:
+        return int(call[name][axis if len(call[name]) > 1 else 0])
+
+    still = along("stride") == 1 and along("padding") == 0 and along("output_padding") == 0
+    return still and call["weight"].shape[2 + axis] == 1
 
 
 @rule(
@@ -107,6 +136,18 @@ def layer_norm(terms: Terms, call: Call) -> Sequence[Dims]:
                 terms.unify(d, own)
     call.resize["normalized_shape"] = list(inner)
     return [dims_of(x) if i == 0 else outer + [()] * (len(out.shape) - len(outer)) for i, out in enumerate(call.outs)]
+
+
+@rule("_weight_norm_interface")
+def weight_norm(terms: Terms, call: Call) -> Sequence[Dims]:
+    """A tensor over its norm along all dimensions but one, times a factor for each entry of that one."""
+    v, g = call["v"], call["g"]
+    axis = axis_of(v, call["dim"])
+    for i, d in enumerate(dims_of(v)):
+        if i != axis:
+            terms.flag(d, "statistics")
+    terms.unify(dims_of(v)[axis], dims_of(g)[axis])
+    return [dims_of(v), dims_of(g)]
 
 
 @rule("native_group_norm")
@@ -162,14 +203,28 @@ def arg_reduction(terms: Terms, call: Call) -> Sequence[Dims]:
 def _spatial(count: int) -> Rule:
     def pool(terms: Terms, call: Call) -> Sequence[Dims]:
         x = call.tensors()[0]
-        for d in dims_of(x)[-count:]:
-            terms.freeze(d, "it is an image size")
+        free = [_untouched(call, i) for i in range(count)]
+        for d, passes in zip(dims_of(x)[-count:], free, strict=True):
+            if not passes:
+                terms.freeze(d, "it is an image size")
         for other in call.tensors()[1:]:  # grids
             for d in dims_of(other):
                 terms.freeze(d, "it holds positions")
-        return [[*dims_of(x)[:-count], *(const(n) for n in out.shape[-count:])] for out in call.outs]
+        last = [
+            dims_of(x)[i - count] if passes else const(call.outs[0].shape[i - count]) for i, passes in enumerate(free)
+        ]
+        return [[*dims_of(x)[:-count], *last]] * len(call.outs)
 
     return pool
+
+
+def _untouched(call: Call, axis: int) -> bool:
+    """Whether a pool takes single entries along an axis, each once."""
+    steps = [
+        call.args.get(name) or default for name, default in (("kernel_size", None), ("stride", 1), ("dilation", 1))
+    ]
+    each = [n[axis % len(n)] if isinstance(n, list | tuple) else n for n in (*steps, call.args.get("padding") or 0)]
+    return each == [1, 1, 1, 0]
 
 
 rule(
