@@ -141,20 +141,23 @@ class Prober:
 
     # The trial cut
 
-    def _trial(self) -> dict[str, int]:
-        """Widths that differ from group to group, so that a size that changed tells where it came from."""
+    def _trial(self, least: bool) -> dict[str, int]:
+        """Widths that differ from group to group, so that a size that changed tells where it came from.
+
+        With `least`, as few units as can be, so that equalities have room to hold.
+        """
         draw = random.Random(self.round)
         trial = {}
         for name, found in self.solution.atom_of.items():
             extreme = self.round >= len(SHARES)
             share = draw.choice(EXTREMES) if extreme else draw.uniform(*SHARES[self.round])
-            wanted = round(found.size * share)
+            wanted = 0 if least else round(found.size * share)
             trial[name] = found.size if name in self.stopped else min(found.size, max(self.minimum[name], wanted))
         return self.solution.balance(trial)
 
-    def _cut(self) -> None:
+    def _cut(self, least: bool = False) -> None:
         """A copy of the model with tensors of the trial's shapes and no data, repaired as far as is known."""
-        self.counts = self.solution.counts(self._trial())
+        self.counts = self.solution.counts(self._trial(least))
         shapes = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
         shapes |= {name: tuple(size(d, self.counts) for d in dims) for name, dims in self.solution.dims.items()}
         replaced = stand_ins(self.tensors, shapes, self.solution.recording.medium)
@@ -233,9 +236,22 @@ class Prober:
         if not self._reaches(position):
             self._undo(undo)
             return False
-        self.repairs.update({(r.module, r.attribute): r for r in repairs})
-        self._generalise(list(repairs), position)
+        needed = self._needed(list(repairs), position)
+        self.repairs.update({(r.module, r.attribute): r for r in needed})
+        self._generalise(needed, position)
         return True
+
+    def _needed(self, repairs: list[Repair], position: int) -> list[Repair]:
+        """Those of several repairs that the run needs to get past the position: others equal a size by chance."""
+        for repair in repairs if len(repairs) > 1 else ():
+            others = [r for r in repairs if r is not repair]
+            original = get_attribute(self.modules[repair.module], repair.attribute)
+            undo = self._set([Repair(repair.module, repair.attribute, _same(original), repair.kind)])
+            if others and self._reaches(position):
+                repairs = others
+            else:
+                self._undo(undo)
+        return repairs
 
     def _set(self, repairs: Iterable[Repair]) -> list[tuple[Repair, Number]]:
         undo = []
@@ -336,6 +352,8 @@ class Prober:
             self.solution.equal += self._everywhere(home, one, other)
             self._cut()
             if self._is_whole(home, one):  # that holds for any two sizes, and would tie what only looks alike
+                self._cut(least=True)
+            if self._is_whole(home, one):
                 del self.solution.equal[known:]
             elif self._mend_attributes(deviation) if attributes else self._reaches(deviation.position):
                 return True
@@ -466,6 +484,11 @@ def repairs_for(
     for dims in islice(product(*choices), 16):
         if any(d != (v,) for d, v in zip(dims, value, strict=True)):
             yield Repair(path, attribute, dims, type(value))
+
+
+def _same(value: Number) -> Dim | tuple[Dim, ...]:
+    """Dimensions that stay as they are, of such sizes."""
+    return (value,) if isinstance(value, int) else tuple((n,) for n in value)
 
 
 def _fixed(repair: Repair) -> list[bool]:

@@ -33,10 +33,10 @@ def _convolution(module: Any) -> dict[str, Any]:
 
 
 def _recurrent(module: Any) -> dict[str, Any]:
-    """The hidden size is read off the last axis of the input weights, of gates one above the other."""
+    rows, columns = module.weight_ih_l0.shape
     gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
-    sizes = {"input_size": module.weight_ih_l0.shape[1], "hidden_size": module.weight_ih_l0.shape[0] // gates}
-    return sizes | ({"proj_size": module.weight_hr_l0.shape[0]} if module.proj_size else {})
+    projected = {"proj_size": module.weight_hh_l0.shape[1]} if module.proj_size else {}
+    return {"input_size": columns, "hidden_size": rows // gates, **projected}
 
 
 STANDARD: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {

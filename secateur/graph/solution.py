@@ -90,18 +90,21 @@ class Solution:
         return changed
 
     def _grow(self, dim: Dim, counts: dict[Atom, int], need: int) -> bool:
-        """Give one unit back to the atom that brings the dimension closest to `need` without passing it, if one can."""
-        best: tuple[int, Atom] | None = None
+        """Give one unit back to the atom that brings the dimension closest to `need` without passing it, if one can.
+
+        Of equally good ones the atom that has lost most, so that parts of equal size grow evenly.
+        """
+        best: tuple[int, float, Atom] | None = None
         for free in dict.fromkeys(atoms(dim)):
             left = counts.get(free, free.size)
             if left < free.size:
                 reached = size(dim, {**counts, free: left + 1})
                 distance = need - reached if reached <= need else 10**9 + reached
-                if best is None or distance < best[0]:
-                    best = (distance, free)
+                if best is None or (distance, left / free.size) < best[:2]:
+                    best = (distance, left / free.size, free)
         if best is None:
             return False
-        counts[best[1]] = counts[best[1]] + 1
+        counts[best[2]] = counts[best[2]] + 1
         return True
 
     def kept(self, by_name: Mapping[str, Tensor]) -> dict[str, dict[int, Tensor]]:

@@ -77,7 +77,7 @@ def apply(terms: Terms, call: Call) -> None:
             for known, new in zip(out.dims, dims, strict=True):
                 terms.unify(known, new)
     for out in call.outs:
-        if out.dims is None or len(out.dims) != len(out.shape):
+        if out.dims is None or tuple(map(size, out.dims)) != out.shape:
             _unknown(terms, call)
             return
 

@@ -179,8 +179,9 @@ def split(terms: Terms, call: Call) -> Sequence[Dims]:
         results.append([*dims_of(x)[:axis], part, *dims_of(x)[axis + 1 :]])
     if "split_size" in call.args:  # one size for all, often computed from the width at run time (chunk)
         for part in parts[1:]:
-            if size(part) == size(parts[0]):
-                terms.same_size(parts[0], part)
+            short = size(parts[0]) - size(part)
+            if short < len(parts):  # chunk rounds up: the last one may be shorter by less than the number of parts
+                terms.same_size(parts[0], cat([part, const(short)]) if short else part)
     call.resize["split_sizes"] = parts
     return results
 

@@ -118,7 +118,7 @@ def gather(terms: Terms, call: Call) -> Sequence[Dims]:
 
 
 @rule(
-    "roll flip cumsum cumprod tril triu sort topk unfold argsort cummax logcumsumexp renorm rot90 diagonal "
+    "roll flip cumsum cumprod tril triu sort topk argsort cummax logcumsumexp renorm rot90 diagonal "
     "kthvalue mode median nanmedian"
 )
 def ordered(terms: Terms, call: Call) -> Sequence[Dims]:
@@ -130,6 +130,15 @@ def ordered(terms: Terms, call: Call) -> Sequence[Dims]:
     for axis in touched:
         terms.freeze(dims[axis], "the operator depends on the order of its entries")
     return [dims if out.shape == x.shape else _fitted(dims, out.shape, touched) for out in call.outs]
+
+
+@rule("unfold")
+def unfold(terms: Terms, call: Call) -> Sequence[Dims]:
+    """Windows along a dimension: their number takes its place, their length comes last."""
+    x, out = call["self"], call.outs[0].shape
+    axis = axis_of(x, call["dimension"])
+    terms.freeze(dims_of(x)[axis], "it is read in windows")
+    return [[*(const(out[i]) if i == axis else d for i, d in enumerate(dims_of(x))), const(out[-1])]]
 
 
 def _fitted(dims: Dims, shape: Sequence[int], touched: Sequence[int]) -> Dims:
