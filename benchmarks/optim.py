@@ -31,8 +31,9 @@ from secateur.files import atomic_write
 MODELS = ("resnet56", "resnet50", "transformer")
 OUT = Path(__file__).parents[1] / "results" / "benchmarks" / "optim.json"
 FUSED, FOREACH, NAIVE = "Adam, fused", "Adam, foreach", "naive, rand_like"
-KERNEL, SAMPLE, EAGER, MODE = "one kernel", "mask, then fused", "eager, then fused", "update mode, fused"
-TARGETS = {KERNEL: 1.3, SAMPLE: 1.8}
+KERNEL, SAMPLE, IN_PLACE = "one kernel", "mask, then fused", "the same, in place"
+EAGER, MODE = "eager, then fused", "update mode, fused"
+TARGETS = {KERNEL: 1.3, SAMPLE: 1.8, IN_PLACE: 1.8}
 
 Row = dict[str, Any]
 
@@ -81,6 +82,7 @@ def optimizers(name: str, device: str, wanted: Sequence[str]) -> dict[str, Any]:
         NAIVE: lambda p: Naive(p, foreach=False),
         KERNEL: lambda p: StochGradAdam(p, fused=True, compiled="step"),
         SAMPLE: lambda p: StochGradAdam(p, fused=True, compiled="sample"),
+        IN_PLACE: lambda p: StochGradAdam(p, fused=True, compiled="sample", in_place=True),
         EAGER: lambda p: StochGradAdam(p, fused=True),
         MODE: lambda p: sample_gradients(Adam(p, fused=True), 0.8, mode="update").optimizer,
     }
@@ -216,7 +218,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     asked = arguments()
     if asked.one:
-        compiled = () if asked.no_compile else (KERNEL, SAMPLE)
+        compiled = () if asked.no_compile else (KERNEL, SAMPLE, IN_PLACE)
         wanted = (FUSED, FOREACH, NAIVE, *compiled, EAGER, MODE)
         with contextlib.redirect_stdout(sys.stderr):
             row = measure(asked.one, asked.threads, asked.repeats, asked.device, wanted)

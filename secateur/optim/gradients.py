@@ -3,8 +3,8 @@
     phi = Omega * grad f(theta),    Omega a fresh 0/1 mask in every step
 
 V.-D. Yun, "StochGradAdam" (arXiv 2310.17042), and "Robust Neural Pruning with Gradient Sampling Optimization for
-Residual Neural Networks" (arXiv 2312.16020). Entries are chosen, not multiplied, so that an infinite gradient that is
-not sampled does not become NaN.
+Residual Neural Networks" (arXiv 2312.16020). Bits are cleared, numbers are not multiplied, so that an infinite gradient
+that is not sampled does not become NaN.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from torch import Tensor
 from secateur.errors import InputError
 from secateur.optim.hashing import Draw
 from secateur.optim.places import GRANULARITIES, Place, local, pieces
+
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def sample(
@@ -42,12 +44,11 @@ def sample(
         by_device.setdefault(local(gradient).device, []).append(number)
     for device, numbers in by_device.items():
         source, target = [local(gradients[n]) for n in numbers], [local(sampled[n]) for n in numbers]
-        zeros = {t.dtype: torch.zeros((), dtype=t.dtype, device=device) for t in source}
         for number, rows, mask in pieces([places[n] for n in numbers], draw, device, compiled=compiled):
             given, out = source[number], target[number]
             if rows is not None:
                 given, out = given[rows], out[rows]
-            torch.where(mask, given, zeros[given.dtype], out=out)
+            _choose(given, mask, out)
         if scale != 1.0:
             torch._foreach_mul_([t for t in target if t.numel()], scale)
     return sampled
@@ -58,6 +59,14 @@ def _empty(parameter: Tensor, gradient: Tensor) -> Tensor:
     if not hasattr(gradient, "to_local"):
         return torch.empty_like(parameter, dtype=gradient.dtype, requires_grad=False)
     return torch.empty_like(gradient)
+
+
+def _choose(given: Tensor, mask: Tensor, out: Tensor) -> None:
+    """`given` where the mask is -1, and positive zero where it is 0: the bits of both are combined."""
+    if given.dtype == torch.complex128:
+        given, out, mask = torch.view_as_real(given), torch.view_as_real(out), mask.unsqueeze(-1)
+    bits = _INTEGERS[given.dtype.itemsize]
+    torch.bitwise_and(given.view(bits), mask.to(bits), out=out.view(bits))
 
 
 def check_gradient(parameter: Tensor, gradient: Tensor, name: str) -> None:

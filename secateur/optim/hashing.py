@@ -1,14 +1,15 @@
 """A random bit for every (seed, step, index), by a hash and without a generator.
 
-    u(seed, t, i) = h(h(i xor key(seed)) + t K) in [0, 2^32),    K = 2^32 / golden ratio, h = 32-bit finaliser
+    u(seed, t, i) = h(h(i xor key(seed)) + t K) mod 2^31,    K = 2^32 / golden ratio, h = 32-bit finaliser
 
-Index `i` is kept at step `t` if `u < rate 2^32`. Nothing is drawn, so there is no state to save, every rank and every
+Index `i` is kept at step `t` if `u < rate 2^31`. Nothing is drawn, so there is no state to save, every rank and every
 device finds the same bits, and other random draws are not shifted. Two rounds are needed: one round of `i + t K` would
 make the mask of a step a shifted copy of another's. The finaliser is a xor-multiply chain with constants of low bias
 (C. Wellons, "Prospecting for hash functions", 2018).
 
-Numbers are int32 that wrap, which every device and every compiler has; `u` is compared as a signed number, which is as
-uniform.
+Numbers are int32 that wrap, which every device and every compiler has. With 31 bits, `u - bound` does not overflow, and
+its sign, spread over a word, is the mask: all ones or all zeros, ready to be combined with the bits of a gradient. That
+is many times faster than to compare and to choose, and as safe for numbers that are not finite.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor
 FIRST, SECOND = 0x7FEB352D, 0x846CA68B
 GOLDEN = 0x9E3779B9
 _WORD = 0xFFFFFFFF
+_POSITIVE = 0x7FFFFFFF
 
 
 def signed(number: int) -> int:
@@ -82,30 +84,30 @@ class Draw:
 
     @property
     def bound(self) -> int:
-        """The largest signed number that is kept."""
-        return min(max(round(self.rate * (1 << 32)), 1), 1 << 32) - 1 - (1 << 31)
+        """The smallest number in [1, 2^31) that is not kept."""
+        return min(max(round(self.rate * (1 << 31)), 1), (1 << 31) - 1)
 
     def kept(self, indices: Tensor, high: int = 0) -> Tensor:
         """Bool of the shape of `indices` (int32 that wrap): true where the gradient is kept."""
-        return mixed(mixed(indices ^ self.key(high)) + self.shift) <= self.bound
+        return (mixed(mixed(indices ^ self.key(high)) + self.shift) & _POSITIVE) < self.bound
 
-    def keep_(self, indices: Tensor, scratch: Tensor, out: Tensor, high: int = 0) -> Tensor:
-        """As `kept`, into `out`; `indices` and `scratch` are used up."""
+    def words_(self, indices: Tensor, scratch: Tensor, high: int = 0) -> Tensor:
+        """As `kept`, in place of `indices`: -1 where kept and 0 elsewhere; `scratch` is int32 of their shape."""
         mix_(indices.bitwise_xor_(self.key(high)), scratch)
         mix_(indices.add_(self.shift), scratch)
-        return torch.le(indices, self.bound, out=out)
+        return indices.bitwise_and_(_POSITIVE).sub_(self.bound).bitwise_right_shift_(31)
 
-    def fill_(self, out: Tensor, start: int, high: int = 0) -> Tensor:
-        """As `kept` of the indices from `start` on, into `out`, by a compiled kernel."""
+    def fill_(self, words: Tensor, start: int, high: int = 0) -> Tensor:
+        """As `words_` of the indices from `start` on, into `words`, by a compiled kernel."""
         numbers = [signed(start), self.key(high), signed(int(self.shift)), self.bound]
-        _compiled_fill()(out, torch.tensor(numbers, dtype=torch.int32))
-        return out
+        _compiled_fill()(words, torch.tensor(numbers, dtype=torch.int32, device=words.device))
+        return words
 
 
-def _fill(out: Tensor, numbers: Tensor) -> None:
+def _fill(words: Tensor, numbers: Tensor) -> None:
     start, key, shift, bound = numbers.unbind()
-    indices = torch.arange(out.numel(), dtype=torch.int32, device=out.device) + start
-    out.copy_(mixed(mixed(indices ^ key) + shift) <= bound)
+    indices = torch.arange(words.numel(), dtype=torch.int32, device=words.device) + start
+    words.copy_(((mixed(mixed(indices ^ key) + shift) & _POSITIVE) - bound) >> 31)
 
 
 @cache

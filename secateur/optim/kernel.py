@@ -110,7 +110,7 @@ def compiled_update(p: Tensor, gradient: Tensor, state: Moments, numbers: Any, w
     shape, _, _ = _checked_grid(p)
     views = [_view(t, p, shape) for t in (p, gradient, state.m, state.v)]
     largest = None if state.largest is None else _view(state.largest, p, shape)
-    reals = torch.tensor(numbers, dtype=p.dtype)
+    reals = torch.tensor(numbers, dtype=p.dtype, device=p.device)
     _compiled()(*views, largest, _integers(where, draw, p), reals)
 
 
@@ -129,13 +129,13 @@ def _mask(grid: Tensor, integers: Tensor) -> Tensor:
         indices = axes[0] + start
     else:
         indices = axes[0].view(-1, 1, 1) * outer + axes[1].view(-1, 1) + axes[2] * inner + start
-    return mixed(mixed(indices ^ key) + shift) <= bound
+    return (mixed(mixed(indices ^ key) + shift) & 0x7FFFFFFF) < bound
 
 
 def _integers(where: Place, draw: Draw, p: Tensor) -> Tensor:
     _, outer, inner = _checked_grid(p)
-    shift = signed(int(draw.shift))
-    return torch.tensor([signed(where.start), draw.key(where.high), shift, draw.bound, outer, inner], dtype=torch.int32)
+    numbers = [signed(where.start), draw.key(where.high), signed(int(draw.shift)), draw.bound, outer, inner]
+    return torch.tensor(numbers, dtype=torch.int32, device=p.device)
 
 
 def _grid(p: Tensor) -> tuple[tuple[int, ...], int, int] | None:

@@ -19,8 +19,9 @@ from secateur.optim.hashing import Draw, signed
 
 Granularity = Literal["element", "row", "tensor"]
 GRANULARITIES = ("element", "row", "tensor")
-CHUNK = 1 << 14  # indices hashed at a time: they and their scratch stay in a core's cache
-COMPILED_CHUNK = 1 << 17  # by a compiled kernel, which needs no scratch
+CHUNK = 1 << 16  # indices hashed at a time, at most: they and their scratch stay in a core's cache
+COMPILED_CHUNKS = (1 << 16, 1 << 18)  # by a compiled kernel, for few and for many units
+MANY = 1 << 23
 
 
 @dataclass(frozen=True)
@@ -124,17 +125,19 @@ def _place(
 def pieces(
     places: Sequence[Place], draw: Draw, device: torch.device, *, compiled: bool = False
 ) -> Iterator[tuple[int, slice | None, Tensor]]:
-    """The masks of all places: (which place, rows of its grid, bool mask), chunk by chunk.
+    """The masks of all places: (which place, rows of its grid, int32 mask), chunk by chunk.
 
-    A mask is overwritten as soon as the next is asked for. `rows` is None for a whole place. On the CPU a chunk fits
-    into the cache; elsewhere it is a 32nd of all units, so that the masks never weigh more than an eighth of
-    gradients in float32. `compiled` masks have the same bits.
+    A mask is -1, all bits set, where a unit is kept, and 0 elsewhere; it is overwritten as soon as the next is asked
+    for. `rows` is None for a whole place. A chunk is a 32nd of all units, so that masks and their scratch weigh less
+    than an eighth of gradients in float32; on the CPU it also fits into the cache. `compiled` masks have the same bits.
     """
-    chunk = CHUNK if device.type == "cpu" else max(CHUNK, sum(p.units for p in places) // 32)
+    units = sum(p.units for p in places)
+    chunk = max(1 << 12, units // 32) if device.type != "cpu" else min(CHUNK, max(1 << 12, units // 32))
     if compiled:
-        chunk = COMPILED_CHUNK
-    hasher = _Hasher(draw, device, compiled)
-    for batch in _batches(tuple(places), chunk):
+        chunk = COMPILED_CHUNKS[units >= MANY]
+    batches = _batches(tuple(places), chunk)
+    hasher = _Hasher(draw, device, batches, chunk if compiled else 0)
+    for batch in batches:
         where = places[batch.pieces[0].number]
         rows = batch.pieces[0].rows
         indices = None if batch.in_order else where.indices(rows or slice(None), device)
@@ -170,34 +173,35 @@ def whole_mask(where: Place, draw: Draw, device: torch.device) -> Tensor:
     """The mask of one place in one tensor, bool, of the shape of its grid."""
     mask = torch.empty(where.shape, dtype=torch.bool, device=device)
     for _, rows, piece in pieces([where], draw, device):
-        (mask if rows is None else mask[rows]).copy_(piece)
+        torch.ne(piece, 0, out=mask if rows is None else mask[rows])
     return mask
 
 
 class _Hasher:
     """The memory for hashing a batch, used again for the next."""
 
-    def __init__(self, draw: Draw, device: torch.device, compiled: bool) -> None:
-        self.draw, self.device, self.compiled = draw, device, compiled
-        self._count = torch.empty(0, dtype=torch.int32, device=device)
-        self._mask = torch.empty(COMPILED_CHUNK if compiled else 0, dtype=torch.bool, device=device)
+    def __init__(self, draw: Draw, device: torch.device, batches: Sequence[Batch], compiled: int) -> None:
+        """`compiled` is the number of units of a compiled kernel, 0 for none."""
+        self.draw = draw
+        self._hashed = torch.empty(compiled, dtype=torch.int32, device=device)
+        most = max((b.units for b in batches if not self._by_kernel(b)), default=0)
+        self._count = torch.arange(most, dtype=torch.int32, device=device)
+        self._words = torch.empty(2, most, dtype=torch.int32, device=device)
+
+    def _by_kernel(self, batch: Batch) -> bool:
+        return batch.in_order and batch.units <= self._hashed.numel()
 
     def mask(self, batch: Batch, indices: Tensor | None) -> Tensor:
         """The mask of a batch, flat; `indices` are those of its units where they do not follow one another."""
         units = batch.units
-        if self.compiled and indices is None and units <= COMPILED_CHUNK:
-            return self.draw.fill_(self._mask, batch.start, batch.high)[:units]
-        if self._count.numel() < units:
-            self._count = torch.arange(units, dtype=torch.int32, device=self.device)
-            self._words = torch.empty(2, units, dtype=torch.int32, device=self.device)
-        if self._mask.numel() < units:
-            self._mask = torch.empty(units, dtype=torch.bool, device=self.device)
+        if self._by_kernel(batch):
+            return self.draw.fill_(self._hashed, batch.start, batch.high)[:units]
         words, scratch = self._words[0, :units], self._words[1, :units]
         if indices is None:
             torch.add(self._count[:units], signed(batch.start), out=words)
         else:
             words.copy_(indices.reshape(-1))
-        return self.draw.keep_(words, scratch, self._mask[:units], batch.high)
+        return self.draw.words_(words, scratch, batch.high)
 
 
 def _split(where: Place, number: int, chunk: int) -> Iterator[tuple[int, Piece]]:

@@ -29,7 +29,7 @@ from secateur.optim.kernel import Coefficients, Moments, compiled_update, fits, 
 from secateur.optim.places import Granularity, bases, place
 
 Compiled = Literal[False, "step", "sample"]
-OWN = ("sampling_rate", "beta1_decay", "seed", "granularity", "compiled", "sampling_step")
+OWN = ("sampling_rate", "beta1_decay", "seed", "granularity", "compiled", "in_place", "sampling_step")
 
 
 class StochGradAdam(Adam):
@@ -47,8 +47,10 @@ class StochGradAdam(Adam):
       to torch; both are best with `fused=True`. The kernel is for contiguous or channels-last float32 and float64
       parameters of 65 536 entries or more; the others are updated by torch. The first step compiles, which takes
       seconds.
+    - `in_place`: gradients may be overwritten by sampled ones, which saves memory of their size, and time; otherwise
+      they are left as they are.
 
-    Gradients are left as they are. `state_dict` is Adam's, with the above in its groups: each loads the other's.
+    `state_dict` is Adam's, with the above in its groups: each loads the other's.
     Gradients that were clipped were clipped before sampling.
 
     Raises `InputError` for values out of range, sparse gradients, and `differentiable`, through which masks cannot be
@@ -71,6 +73,7 @@ class StochGradAdam(Adam):
         seed: int = 0,
         granularity: Granularity = "element",
         compiled: Compiled = False,
+        in_place: bool = False,
         **torch_options: Any,
     ) -> None:
         name = type(self).__name__
@@ -81,7 +84,7 @@ class StochGradAdam(Adam):
             raise InputError(f"The 'beta1_decay' of {name} must be a float in (0, 1]. Got {beta1_decay!r} instead.")
         _refuse(torch_options, name, beta1_decay, compiled)
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, **torch_options)
-        own = (sampling_rate, beta1_decay, seed, granularity, compiled, 0)
+        own = (sampling_rate, beta1_decay, seed, granularity, compiled, in_place, 0)
         self.defaults.update(zip(OWN, own, strict=True))
         for number, group in enumerate(self.param_groups):
             for key in OWN:
@@ -138,8 +141,8 @@ class StochGradAdam(Adam):
                 compiled_update(parameters[n], gradients[n], *self._next(group, parameters[n]), places[n], draw)
             rest = [n for n in range(len(parameters)) if n not in done]
             given, where, like = [gradients[n] for n in rest], [places[n] for n in rest], [parameters[n] for n in rest]
-            compiled = bool(group["compiled"])
-            for n, phi in zip(rest, sample(given, where, draw, like=like, compiled=compiled), strict=True):
+            form = {"compiled": bool(group["compiled"]), "in_place": group["in_place"]}
+            for n, phi in zip(rest, sample(given, where, draw, like=like, **form), strict=True):
                 gradients[n] = phi
         if group["beta1_decay"] < 1:
             for n in set(range(len(parameters))) - done:

@@ -120,6 +120,12 @@ class TestTheRule:
         optimizer.step()
         assert same([p.grad for p in params], before)
 
+    def test_but_may_be_overwritten_to_save_memory(self) -> None:
+        ours, optimizer = run(partial(StochGradAdam, sampling_rate=0.3, in_place=True), 4)
+        assert same(ours, run(partial(StochGradAdam, sampling_rate=0.3), 4)[0])
+        for p in ours:
+            assert torch.equal(p.grad != 0, expected_mask(optimizer, p, 4))
+
     def test_what_is_not_finite_does_not_leak_from_entries_that_are_not_sampled(self) -> None:
         p = torch.zeros(4000, requires_grad=True)
         optimizer = StochGradAdam([p], sampling_rate=0.5)
