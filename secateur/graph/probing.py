@@ -35,7 +35,7 @@ from secateur.graph.trace import Call, Inputs, named_tensors
 RUNS = 250
 WINDOW = 12
 SHARES = ((0.4, 0.8), (0.3, 0.6), (0.1, 0.4))  # of the units that a round's trial widths keep
-EXTREMES = (0.0, 0.5, 1.0)  # of the units, in two rounds more: few heads may meet an equality by chance in all others
+OPPOSED = 4  # rounds more in which groups are whole beside others at their least: few heads meet equalities by chance
 
 SINGULAR = {"split_sizes": "split_size"}  # what torch calls an argument in another overload
 
@@ -87,7 +87,7 @@ class Prober:
             if self.round < 2 or len(shown | set(self.stopped)) < len(self.minimum):
                 shown |= self._round()
         if self.repairs or self.solution.equal or max(self.minimum.values(), default=1) > 1:
-            for self.round in (len(SHARES), len(SHARES) + 1):
+            for self.round in range(len(SHARES), len(SHARES) + OPPOSED):
                 self._round()
         self.solution.repairs = list(self.repairs.values())
         return self.stopped
@@ -148,12 +148,21 @@ class Prober:
         """
         draw = random.Random(self.round)
         trial = {}
-        for name, found in self.solution.atom_of.items():
-            extreme = self.round >= len(SHARES)
-            share = draw.choice(EXTREMES) if extreme else draw.uniform(*SHARES[self.round])
-            wanted = 0 if least else round(found.size * share)
+        for i, (name, found) in enumerate(self.solution.atom_of.items()):
+            share = 0.0 if least else self._share(i, name, draw)
+            wanted = round(found.size * share)
             trial[name] = found.size if name in self.stopped else min(found.size, max(self.minimum[name], wanted))
         return self.solution.balance(trial)
+
+    def _share(self, index: int, name: str, draw: random.Random) -> float:
+        """The share of its units that a group keeps: drawn, or, in later rounds, nothing or all.
+
+        Then heads and other factors of products stand against all else, and groups against their neighbours.
+        """
+        opposed = self.round - len(SHARES)
+        if opposed < 0:
+            return draw.uniform(*SHARES[self.round])
+        return 0.0 if (self.minimum[name] > 1 if opposed == 0 else index >> (opposed - 1) & 1) else 1.0
 
     def _cut(self, least: bool = False) -> None:
         """A copy of the model with tensors of the trial's shapes and no data, repaired as far as is known."""
