@@ -89,7 +89,7 @@ def test_given_weights_have_seen_all_of_train():
         (
             "training.optimizer",
             "sdg",
-            "must be one of sgd, adam, adamw, rmsprop. Got 'sdg' instead. Did you",
+            "must be one of sgd, adam, adamw, rmsprop, stochgradadam, stochgradadamw. Got 'sdg' instead. Did you",
         ),
         ("training.options", {"dampning": 0.1}, "sgd has no option 'dampning'. Did you mean 'dampening'?"),
         ("training.options", {"lr": 0.1}, "sgd has no option 'lr'."),

@@ -15,6 +15,7 @@ import torch
 
 from secateur import criteria
 from secateur.errors import InputError
+from secateur.optim import StochGradAdam, StochGradAdamW
 
 CRITERIA: dict[str, Callable[..., criteria.Scores]] = {
     "magnitude": criteria.magnitude,
@@ -32,6 +33,8 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
     "rmsprop": torch.optim.RMSprop,
+    "stochgradadam": StochGradAdam,
+    "stochgradadamw": StochGradAdamW,
 }
 """What `training.optimizer` can name."""
 
