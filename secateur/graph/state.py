@@ -23,6 +23,7 @@ class Written:
 
 
 MISSING = object()
+HOOKS = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks")
 
 
 def take_back(model: nn.Module, written: Iterable[Written]) -> None:
@@ -39,13 +40,13 @@ def take_back(model: nn.Module, written: Iterable[Written]) -> None:
 def undisturbed(model: nn.Module, training: bool = False) -> Iterator[list[Written]]:
     """Runs the block with the model in evaluation (or training) mode and puts modes and attributes back afterwards.
 
-    A forward may write to its module (caches of attention biases, position tables); whatever it writes is taken back,
-    and listed in what the block is given.
+    A forward may write to its module (caches of attention biases, position tables, hooks); whatever it writes is taken
+    back, and listed in what the block is given.
     """
     before = []
     written: list[Written] = []
     for path, module in model.named_modules():
-        state = {k: v.copy() for k, v in module.__dict__.items() if _is_own_store(k, v)}
+        state = {k: v.copy() for k, v in module.__dict__.items() if _is_own_store(k, v) or k in HOOKS}
         before.append((path, module, dict(module.__dict__), state, dict(module._buffers)))
     values = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if type(buffer) is Tensor]
     forget(model)
@@ -64,9 +65,9 @@ def undisturbed(model: nn.Module, training: bool = False) -> Iterator[list[Writt
                 module.__dict__[key] = value
                 if key not in state:
                     continue
-                if _differ(value, state[key]):
+                if key not in HOOKS and _differ(value, state[key]):
                     written.append(Written(path, key, state[key]))
-                if type(value) is dict:
+                if isinstance(value, dict):
                     value.clear()
                     value.update(state[key])
                 else:
