@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from secateur.errors import InputError
+from secateur.graph.state import undisturbed
 from secateur.graph.trace import normalise as call_arguments
-from secateur.graph.trace import undisturbed
 from secateur.graph.units import Group, Groups, Member
 from secateur.ranks import mean_over_ranks
 

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from secateur.graph.choices import Held
 from secateur.graph.cutting import like
 from secateur.graph.hollow import hollow_like, of
+from secateur.graph.state import undisturbed
 from secateur.graph.terms import Atom, size
 from secateur.graph.trace import (
     Call,
@@ -28,7 +29,6 @@ from secateur.graph.trace import (
     operator_name,
     parameters,
     plain_kernels,
-    undisturbed,
 )
 
 INVISIBLE = {"clone", "contiguous", "_to_copy", "detach", "alias", "lift", "lift_fresh", "empty"}

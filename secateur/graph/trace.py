@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -25,10 +25,12 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
 from secateur.errors import InputError, TraceError
 from secateur.graph import hollow, memory
 from secateur.graph.choices import Choices, Execute, Held
+from secateur.graph.state import Written, undisturbed
 from secateur.graph.terms import Dim, atom, const, is_const, norm
 
 LeafKind = Literal["parameter", "buffer", "attribute", "input", "constant"]
 Medium = Literal["hollow", "fake", "real"]
+MEDIA: tuple[Medium, ...] = ("hollow", "fake", "real")
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -180,101 +182,6 @@ def named_tensors(model: nn.Module) -> dict[str, tuple[LeafKind, Tensor]]:
                     seen.add(id(value))
                     found[f"{prefix}.{name}" if prefix else name] = (kind, value)
     return found
-
-
-@dataclass(frozen=True)
-class Written:
-    """An attribute that a run wrote: the path of its module, its name and its value before; `MISSING` for none."""
-
-    module: str
-    attribute: str
-    before: Any
-
-
-MISSING = object()
-
-
-def take_back(model: nn.Module, written: Iterable[Written]) -> None:
-    """Put attributes that a run wrote (caches, tables of positions) back to what they were before it."""
-    for one in written:
-        attributes = model.get_submodule(one.module).__dict__
-        if one.before is MISSING:
-            attributes.pop(one.attribute, None)
-        else:
-            attributes[one.attribute] = one.before.copy() if isinstance(one.before, list | dict) else one.before
-
-
-HOOKS = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks")
-
-
-@contextlib.contextmanager
-def undisturbed(model: nn.Module, training: bool = False) -> Iterator[list[Written]]:
-    """Runs the block with the model in evaluation (or training) mode and puts modes and attributes back afterwards.
-
-    A forward may write to its module (caches of attention biases, position tables, hooks); whatever it writes is taken
-    back, and listed in what the block is given.
-    """
-    before = []
-    written: list[Written] = []
-    for path, module in model.named_modules():
-        state = {k: v.copy() for k, v in module.__dict__.items() if _is_own_store(k, v) or k in HOOKS}
-        before.append((path, module, dict(module.__dict__), state, dict(module._buffers)))
-    values = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if type(buffer) is Tensor]
-    memory.forget(model)
-    try:
-        set_mode(model, training)
-        yield written
-    finally:
-        memory.forget(model)
-        for path, module, originals, state, buffers in before:
-            for key in [k for k in module.__dict__ if k not in originals]:
-                written.append(Written(path, key, MISSING))
-                del module.__dict__[key]
-            for key, value in originals.items():
-                if module.__dict__.get(key) is not value and key != "training":
-                    written.append(Written(path, key, state.get(key, value)))
-                module.__dict__[key] = value
-                if key not in state:
-                    continue
-                if key not in HOOKS and _differ(value, state[key]):
-                    written.append(Written(path, key, state[key]))
-                if isinstance(value, dict):
-                    value.clear()
-                    value.update(state[key])
-                else:
-                    value[:] = state[key]
-            module._buffers.clear()
-            module._buffers.update(buffers)
-        with torch.no_grad():
-            for buffer, value in values:
-                if not torch.equal(buffer, value):
-                    buffer.copy_(value)
-
-
-def set_mode(model: nn.Module, training: bool) -> None:
-    """Put a model into evaluation or training mode, but for torch's own layers.
-
-    What a model does beside evaluation is decided by its own modules; norms and dropout would only make it random, or
-    ask for more than one example.
-    """
-    model.train(training)
-    for module in model.modules():
-        if type(module).__module__.startswith("torch.nn.modules") and not module._modules:
-            module.training = False
-
-
-def _differ(now: Any, before: Any) -> bool:
-    """Whether a list or a dictionary holds other objects than before."""
-    if len(now) != len(before):
-        return True
-    if type(now) is dict:
-        return any(key not in now or now[key] is not value for key, value in before.items())
-    return any(a is not b for a, b in zip(now, before, strict=True))
-
-
-def _is_own_store(key: str, value: Any) -> bool:
-    """Whether an attribute is a list or a dictionary of the module's author, not one of torch's."""
-    return type(value) is list or (type(value) is dict and not key.startswith("_"))
 
 
 class PlainFunctions(TorchFunctionMode):
@@ -444,23 +351,34 @@ def record(
     tensors = named_tensors(model)
     _check_devices(tensors, inputs)
 
-    def attempt(run: Callable[..., Recording], choices: Choices | None = None) -> Recording:
-        with undisturbed(model, training) as written:  # outside the fake mode, so that it restores real values
-            recording = run(model, inputs, tensors, dims, wanted, choices)
+    def attempt(medium: Medium, choices: Choices) -> Recording:
+        with undisturbed(model, training) as written, _tensors_on(medium) as made:  # real values are restored outside
+            given = tree_map_only(Tensor, made, inputs)
+            recording = _run(model, given, tensors, dims, wanted=wanted, medium=medium, choices=choices)
         recording.written, recording.training = written, training
         return recording
 
     with contextlib.suppress(Exception):  # whatever it is, fake tensors know more and tell it better
-        return attempt(_run_hollow)
+        return attempt("hollow", Choices())
     try:
-        return attempt(_run_fake)
+        return attempt("fake", Choices())
     except (DataDependentOutputException, DynamicOutputShapeException):
         with undisturbed(model, training):
             choices = _choose(model, inputs)
-    for run in (_run_hollow, _run_fake):
+    for medium in MEDIA[:2]:
         with contextlib.suppress(Exception):
-            return attempt(run, choices)
-    return attempt(_run_real, choices)
+            return attempt(medium, choices)
+    return attempt("real", choices)
+
+
+@contextlib.contextmanager
+def _tensors_on(medium: Medium) -> Iterator[Callable[[Tensor], Tensor]]:
+    """What makes the tensors that a run of some medium is given, while the block runs."""
+    if medium == "fake":
+        with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+            yield fake.from_tensor
+    else:
+        yield hollow.of if medium == "hollow" else lambda tensor: tensor
 
 
 def _choose(model: nn.Module, inputs: Inputs) -> Choices:
@@ -474,40 +392,16 @@ def _choose(model: nn.Module, inputs: Inputs) -> Choices:
     return choices
 
 
-Owned = Mapping[str, tuple[LeafKind, Tensor]]
-Known = Mapping[str, list[Dim]] | None
-Wanted = Collection[str] | None
-
-
-def _run_hollow(
-    model: nn.Module, inputs: Inputs, tensors: Owned, dims: Known, wanted: Wanted, choices: Choices | None
-) -> Recording:
-    return _run(model, tree_map_only(Tensor, hollow.of, inputs), tensors, dims, "hollow", wanted, choices)
-
-
-def _run_fake(
-    model: nn.Module, inputs: Inputs, tensors: Owned, dims: Known, wanted: Wanted, choices: Choices | None
-) -> Recording:
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-        return _run(model, tree_map_only(Tensor, fake.from_tensor, inputs), tensors, dims, "fake", wanted, choices)
-
-
-def _run_real(
-    model: nn.Module, inputs: Inputs, tensors: Owned, dims: Known, wanted: Wanted, choices: Choices | None
-) -> Recording:
-    return _run(model, inputs, tensors, dims, "real", wanted, choices)
-
-
 def _run(
     model: nn.Module,
     inputs: Inputs,
-    tensors: Owned,
-    dims: Known,
+    tensors: Mapping[str, tuple[LeafKind, Tensor]],
+    dims: Mapping[str, list[Dim]] | None,
+    *,
+    wanted: Collection[str] | None,
     medium: Medium,
-    wanted: Wanted,
-    choices: Choices | None,
+    choices: Choices,
 ) -> Recording:
-    choices = choices or Choices()
     leaves = []
     for name, (kind, tensor) in tensors.items():
         own = dims[name] if dims and name in dims else [atom(n) for n in tensor.shape]

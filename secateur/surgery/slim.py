@@ -13,8 +13,9 @@ from secateur.graph.configuration import restate, stated
 from secateur.graph.cutting import Kept, cut_optimizer, cut_tensor, rebuild
 from secateur.graph.discovery import check_finite, groups
 from secateur.graph.repair import set_attribute, standard
+from secateur.graph.state import take_back
 from secateur.graph.terms import size
-from secateur.graph.trace import named_tensors, take_back
+from secateur.graph.trace import named_tensors
 from secateur.graph.units import Frozen, Group, Groups
 from secateur.planning import Budget, Plan, plan
 from secateur.surgery.record import GroupCut, Proof, Record, apply_masks, attach, record

@@ -25,8 +25,9 @@ from secateur.errors import ProofError
 from secateur.graph.choices import holding
 from secateur.graph.cutting import cut_tensor, rebuild, rebuilt
 from secateur.graph.memory import forget
+from secateur.graph.state import set_mode, take_back
 from secateur.graph.terms import Atom
-from secateur.graph.trace import Inputs, Recording, named_tensors, plain_kernels, set_mode, take_back, tensors_of
+from secateur.graph.trace import Inputs, Recording, named_tensors, plain_kernels, tensors_of
 from secateur.graph.units import Group, Groups
 from secateur.surgery.following import Follower
 from secateur.surgery.kernels import LARGE, depthwise, grouped, is_depthwise, is_grouped, is_streamed, streamed

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -194,11 +195,21 @@ def kept_norms(lines: Mapping[int, Tensor]) -> Iterator[None]:
                 out[:, own] = group(x[:, own], 1, weight[own], None if bias is None else bias[own], eps)
         return out
 
-    F.layer_norm, F.group_norm, F.rms_norm = layer_norm, group_norm, rms_norm
+    F.layer_norm, F.group_norm, F.rms_norm = map(unseen, (layer_norm, group_norm, rms_norm))
     try:
         yield
     finally:
         F.layer_norm, F.group_norm, F.rms_norm = layer, group, rms
+
+
+def unseen(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The function, hidden from modes that watch what a model chooses: its own masks are no choices."""
+
+    def hidden(*args: Any, **kwargs: Any) -> Tensor:
+        with _disable_current_modes():
+            return function(*args, **kwargs)
+
+    return hidden
 
 
 def permuted(groups: Groups, seed: int = 0) -> nn.Module:

@@ -10,7 +10,7 @@ from laws.reference import random_plan, redraw
 from torch import Tensor, nn
 
 import secateur
-from secateur.graph.trace import set_mode
+from secateur.graph.state import set_mode
 from secateur.surgery.verify import Verifier, worst
 
 
