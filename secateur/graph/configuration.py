@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -124,7 +125,9 @@ def _learn(
     for doubled in ([(attribute, place)], equal):
         changed = _facts(model, _doubled(model.config, doubled))
         if changed is not None and changed.keys() == plain.keys():
-            return _stated(solution, attribute, place, value, {k for k, n in changed.items() if n == 2 * plain[k]})
+            follow = {k for k, n in changed.items() if n == 2 * plain[k]}
+            shared = {k: plain[k] for k, n in changed.items() if 2 * n == plain[k]}
+            return _stated(solution, attribute, place, value, follow, shared)
     return None
 
 
@@ -143,16 +146,28 @@ def _doubled(config: Any, numbers: list[tuple[str, int | None]]) -> Any:
     return None
 
 
-def _factors(solution: Solution, module: str) -> Iterator[Dim]:
-    """The single factors of the composed dimensions in a module's own calls."""
-    for call in solution.recording.calls:
-        if call.module == module:
-            for dim in map(norm, dims_of(call)):
-                yield from ((factor,) for factor in dim if len(dim) > 1 and isinstance(factor, Atom))
+def _heads(solution: Solution, module: str, value: int, shared: Mapping[tuple[str, int | str], int]) -> set[Dim]:
+    """The factors of `value` units, in a module's own calls, whose inner neighbour is shared among them.
+
+    A number of heads that no code reads is told by the size of a head: it is halved where the number is doubled.
+    """
+    sizes = {n for (path, _), n in shared.items() if path == module}
+    found: set[Dim] = set()
+    for call in solution.recording.calls if sizes else ():
+        for dim in map(norm, dims_of(call)) if call.module == module else ():
+            for outer, inner in pairwise(dim):
+                if isinstance(outer, Atom) and outer.size == value and size((inner,)) in sizes:
+                    found.add((outer,))
+    return found
 
 
 def _stated(
-    solution: Solution, attribute: str, place: int | None, value: int, doubled: set[tuple[str, int | str]]
+    solution: Solution,
+    attribute: str,
+    place: int | None,
+    value: int,
+    doubled: set[tuple[str, int | str]],
+    shared: Mapping[tuple[str, int | str], int],
 ) -> Stated | None:
     roles: dict[str, dict[Dim, None]] = {}
     repaired = {(r.module, r.attribute): r.dims for r in solution.repairs if r.kind is int}
@@ -164,8 +179,8 @@ def _stated(
             runs = dict.fromkeys(norm(r) for r in sub_products(solution.dims[where][what]) if size(r) == value)
         elif (where, what) in repaired:
             runs = {repaired[where, what]: None}
-        else:  # nothing read it; a number of heads is a factor of the dimensions around
-            runs = {factor: None for factor in _factors(solution, where) if size(factor) == value}
+        else:
+            runs = dict.fromkeys(_heads(solution, where, value, shared))
         if len(runs) == 1:
             roles.setdefault(f"{re.sub('[0-9]+', '', where)}[{what}]", {}).update(runs)
     return Stated(attribute, place, tuple(map(tuple, roles.values()))) if roles else None

@@ -336,6 +336,37 @@ def test_entries_that_only_longer_inputs_read_stay() -> None:
     assert slim(torch.randn(3, 20, 6)).shape == (3, 20, 5)
 
 
+class Heads(nn.Module):
+    """Reads the size of a head and neither the number of heads nor its window, which is as wide as a head."""
+
+    def __init__(self, config: SmallConfig) -> None:
+        super().__init__()
+        self.heads, self.size, self.window = config.heads, 24 // config.heads, config.window
+        self.into, self.out = nn.Linear(config.width, 24), nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.into(x).view(*x.shape[:-1], -1, self.size).softmax(1).flatten(2))
+
+
+def test_a_number_that_equals_a_size_by_chance_stays_in_the_configuration() -> None:
+    class Windowed(nn.Module):
+        def __init__(self, config: SmallConfig | None = None) -> None:
+            super().__init__()
+            self.config = config or SmallConfig(heads=4, window=6)
+            self.heads = Heads(self.config)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.heads(x)
+
+    groups = secateur.groups(redraw(Windowed()), torch.randn(2, 7, 8))
+    assert units(groups) == {"heads.into": 4}
+    slim = secateur.slim(groups, random_plan(groups))
+    assert (slim.config.heads, slim.config.window, slim.config.width) == (2, 6, 8)
+    inner = secateur.groups(groups.model, torch.randn(2, 7, 8), heads="inner")
+    slim = secateur.slim(inner, random_plan(inner))
+    assert (slim.heads.size, slim.config.heads, slim.config.window) == (3, 4, 6)
+
+
 def test_numbers_that_must_agree_are_stated_together() -> None:
     class PairConfig(SmallConfig):
         def __init__(self) -> None:

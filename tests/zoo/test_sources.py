@@ -150,7 +150,10 @@ def test_without_timm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
         ("torchvision:resnet51", "no model named 'resnet51' in torchvision. Nearest: resnet50"),
         ("timm:resnet51", "no model named 'resnet51' in timm. Nearest: .*resnet50"),
         ("resnet56", "Got 'resnet56' instead. Did you mean 'zoo:resnet56'?"),
-        ("hub:thing", "must be 'zoo:NAME', 'torchvision:NAME', 'timm:NAME' or 'path/to/file.py:function'"),
+        (
+            "hub:thing",
+            "must be 'zoo:NAME', 'torchvision:NAME', 'timm:NAME', 'transformers:CLASS' or 'path/to/file.py:function'",
+        ),
         ("nowhere/model.py:build", "no file nowhere/model.py"),
     ],
 )
