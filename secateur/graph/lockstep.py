@@ -119,7 +119,8 @@ class Lockstep(TorchDispatchMode):
         call = self.calls[self.position]
         if op != canonical(call.op):
             self._deviate(f"it runs {op} where {call.op} was recorded")
-        if shapes != self._expected(call):
+        results = 1 if "batch_norm" in op else len(shapes)  # its statistics are empty or not as memory lies
+        if shapes[:results] != self._expected(call)[:results]:
             self._deviate(f"{op} gives {shapes} instead of {self._expected(call)}")
         if "start" in call.resize:
             self._compare_start(call)

@@ -294,3 +294,21 @@ def test_a_rule_that_claims_wrong_sizes_freezes_what_it_touches() -> None:
         del RULES["relu"]
     assert units(groups) == {"2": 10}
     assert groups.unknown == ("aten.relu in '1'",)
+
+
+def test_how_results_lie_in_memory_is_no_matter_of_widths() -> None:
+    """Norms give their statistics or nothing, as their input lies in memory; nobody reads them."""
+
+    class Laid(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm, self.last = nn.Conv2d(3, 12, 3), nn.BatchNorm2d(12), nn.Conv2d(12, 5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            odd = x.shape[1] % 2 == 1
+            return self.last(self.norm(x.contiguous(memory_format=torch.channels_last) if odd else x))
+
+    groups, slim = check_laws(Laid(), torch.randn(2, 3, 8, 8), share=0.25)
+    assert units(groups) == {"first": 12}
+    assert slim.first.out_channels == 3
