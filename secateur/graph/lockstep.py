@@ -78,7 +78,12 @@ class _Deviated(Exception):  # noqa: N818 - a signal, not an error
 
 def visible(recording: Recording) -> list[Call]:
     """The calls that both sides must make; copies and the like may come and go."""
-    return [call for call in recording.calls if call.op not in INVISIBLE]
+    return [call for call in recording.calls if call.op not in INVISIBLE and not _relaid(call.op, call.args)]
+
+
+def _relaid(op: str, args: Mapping[str, Any]) -> bool:
+    """Whether a call only arranges a tensor anew in memory, as pools do where it lies in two ways at once."""
+    return op == "as_strided" and tuple(args["size"]) == tuple(args["self"].shape)
 
 
 class Lockstep(TorchDispatchMode):
@@ -110,6 +115,8 @@ class Lockstep(TorchDispatchMode):
             return self.execute(func, args, kwargs)
         self.now = tuple(self.stack)
         self.asked = {**{name: value for (name, _), value in zip(parameters(func), args, strict=False)}, **kwargs}
+        if _relaid(op, self.asked):
+            return self.execute(func, args, kwargs)
         result = self.execute(func, args, kwargs)
         shapes = [tuple(t.shape) for t in tree_leaves(result) if isinstance(t, Tensor)]
         if canonical(op) in LAYOUT:
@@ -127,7 +134,8 @@ class Lockstep(TorchDispatchMode):
         call = self.calls[self.position]
         if op != canonical(call.op):
             self._deviate(f"it runs {op} where {call.op} was recorded")
-        if shapes != self._expected(call):
+        results = 1 if "batch_norm" in op else len(shapes)  # its statistics are empty or not as memory lies
+        if shapes[:results] != self._expected(call)[:results]:
             self._deviate(f"{op} gives {shapes} instead of {self._expected(call)}")
         if "start" in call.resize:
             self._compare_start(call)

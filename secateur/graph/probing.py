@@ -164,7 +164,7 @@ class Prober:
         trial = {}
         for i, (name, found) in enumerate(self.solution.atom_of.items()):
             share = 0.0 if least else self._share(i, name, draw)
-            wanted = round(found.size * share)
+            wanted = max(min(2, found.size - 1), round(found.size * share))  # a width of one broadcasts
             trial[name] = found.size if name in self.stopped else min(found.size, max(self.minimum[name], wanted))
         return self.solution.balance(trial)
 

@@ -294,3 +294,41 @@ def test_a_rule_that_claims_wrong_sizes_freezes_what_it_touches() -> None:
         del RULES["relu"]
     assert units(groups) == {"2": 10}
     assert groups.unknown == ("aten.relu in '1'",)
+
+
+def test_how_results_lie_in_memory_is_no_matter_of_widths() -> None:
+    """Norms give their statistics or nothing, as their input lies in memory; nobody reads them."""
+
+    class Laid(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm, self.last = nn.Conv2d(3, 12, 3), nn.BatchNorm2d(12), nn.Conv2d(12, 5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            odd = x.shape[1] % 2 == 1
+            return self.last(self.norm(x.contiguous(memory_format=torch.channels_last) if odd else x))
+
+    groups, slim = check_laws(Laid(), torch.randn(2, 3, 8, 8), share=0.25)
+    assert units(groups) == {"first": 12}
+    assert slim.first.out_channels == 3
+
+
+def test_a_result_laid_anew_in_memory_is_the_same_result() -> None:
+    """Pools over places lay their result out as their input lies, which for one channel may be either way."""
+
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.attend, self.last = nn.Conv2d(3, 12, 1), Heads(12, 4), nn.Linear(12, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.tanh(self.first(x))
+            x = self.attend(x.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(x.shape)
+            if x.shape[1] != 12:
+                x = x.contiguous(memory_format=torch.channels_last)
+            return self.last(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
+
+    groups, slim = check_laws(Pooled(), torch.randn(2, 3, 4, 4))
+    assert units(groups) == {"first": 12, "attend.packed": 4}
+    assert slim.last.in_features == 6
