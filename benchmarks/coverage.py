@@ -208,10 +208,10 @@ def shapes(output: Any) -> list[tuple[int, ...]]:
 
 
 def last_layers(model: Any, args: Any, kwargs: Any) -> list[Any]:
-    """The layers whose width is a model's output, told by its last dimension or its channels."""
+    """The layers whose width is a model's output: its channels where it is an image, else its last dimension."""
     from torch import nn
 
-    ends = {n for shape in shapes(forward(model, args, kwargs)) for n in (*shape[1:2], *shape[-1:])}
+    ends = {n for s in shapes(forward(model, args, kwargs)) for n in (s[1:2] if len(s) > 3 else s[-1:])}
     widths = ((m, getattr(m, "out_features", getattr(m, "out_channels", None))) for m in model.modules())
     found = [m for m, width in widths if isinstance(m, nn.Linear | nn.Conv2d) and width in ends]
     return found[-1:] if len(found) > 4 else found  # a width met so often is no sign

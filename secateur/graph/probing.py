@@ -503,7 +503,8 @@ class Prober:
         """The atoms of dimensions in a module whose change explains that of a constant which the module makes."""
         for i in self.inside.get(drift.call.module, []):
             for d in dims_of(self.calls[i]):
-                if (share := size(d, self.counts) / max(1, size(d))) != 1 and is_power(drift, share):
+                old, new = size(d), size(d, self.counts)
+                if old != new and is_power(drift, new / old):
                     yield from atoms(d)
 
     def _explains(self, found: Atom, drift: Drift) -> bool:
