@@ -332,3 +332,21 @@ def test_a_result_laid_anew_in_memory_is_the_same_result() -> None:
     groups, slim = check_laws(Pooled(), torch.randn(2, 3, 4, 4))
     assert units(groups) == {"first": 12, "attend.packed": 4}
     assert slim.last.in_features == 6
+
+
+def test_a_width_read_long_before_it_is_asked_for_is_learned() -> None:
+    class Long(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.heads, self.packed, self.out = 4, nn.Linear(24, 24), nn.Linear(24, 24)
+
+        def forward(self, x: Tensor) -> Tensor:
+            n, length, c = x.shape
+            parts = self.packed(x).view(n, length, self.heads, 6)
+            for i in range(40):
+                parts = torch.tanh(parts * (1 + i / 40))
+            return x + self.out(parts.transpose(2, 3).transpose(2, 3).reshape(n, length, c))
+
+    groups, slim = check_laws(Tokens(24, Long()), torch.randn(2, 4, 6))
+    assert units(groups) == {"stem": 24, "blocks.0.packed": 4}
+    assert (slim.stem.out_features, slim.blocks[0].heads) == (12, 2)
