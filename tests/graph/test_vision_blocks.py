@@ -338,15 +338,16 @@ def test_a_width_read_long_before_it_is_asked_for_is_learned() -> None:
     class Long(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.heads, self.packed, self.out = 4, nn.Linear(24, 24), nn.Linear(24, 24)
+            self.heads, self.packed, self.out = 4, nn.Linear(24, 24), nn.Linear(24, 10)
 
         def forward(self, x: Tensor) -> Tensor:
             n, length, c = x.shape
             parts = self.packed(x).view(n, length, self.heads, 6)
             for i in range(40):
                 parts = torch.tanh(parts * (1 + i / 40))
-            return x + self.out(parts.transpose(2, 3).transpose(2, 3).reshape(n, length, c))
+            return self.out(parts.transpose(2, 3).transpose(2, 3).reshape(n, length, c))
 
-    groups, slim = check_laws(Tokens(24, Long()), torch.randn(2, 4, 6))
-    assert units(groups) == {"stem": 24, "blocks.0.packed": 4}
-    assert (slim.stem.out_features, slim.blocks[0].heads) == (12, 2)
+    model = nn.Sequential(nn.Linear(6, 24), nn.Tanh(), Long())
+    groups, slim = check_laws(model, torch.randn(2, 4, 6))
+    assert units(groups) == {"0": 24, "2.packed": 4}
+    assert (slim[0].out_features, slim[2].heads) == (12, 2)
