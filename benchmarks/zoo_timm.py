@@ -1,6 +1,6 @@
 """One small model of every architecture module of timm, with random weights, and of its other families some more.
 
-    from benchmarks.zoo_timm import MODELS
+    from zoo_timm import MODELS
     model, example = MODELS["levit"]()
 
 Models are as registered, the smallest of their module; where that is large, fewer blocks or narrower ones do. Images

@@ -340,8 +340,8 @@ MODELS: dict[str, Build] = {
         hidden_dim=640, num_labels=7,
     ),
     "dpt": entry(
-        "DPTForDepthEstimation", image, IMAGE, backbone_out_indices=[0, 1, 1, 1], neck_hidden_sizes=[8, 12, 16, 24],
-        fusion_hidden_size=16,
+        "DPTForDepthEstimation", image, IMAGE, num_hidden_layers=4, backbone_out_indices=[0, 1, 2, 3],
+        neck_hidden_sizes=[8, 12, 16, 24], fusion_hidden_size=16,
     ),
     "yolos": entry("YolosForObjectDetection", image, {**IMAGE, "image_size": [32, 32]}, num_detection_tokens=5),
     "detr": partial(

@@ -1,4 +1,4 @@
-"""Writes the tables of README from results/, so that no figure in it comes from anywhere else.
+"""Writes the tables of README and docs from results/ and from the schema of recipes, so that nothing in them is typed.
 
 python experiments/tables.py            write them
 python experiments/tables.py --check    exit with 1 where they are stale
@@ -13,61 +13,115 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from secateur.report.record import RunRecord, StageRow
+from secateur.errors import SecateurError
+from secateur.recipe import shipping
+from secateur.recipe.shown import rows
+from secateur.report.record import RunRecord, StageName, StageRow
+from secateur.report.seeds import spread
+from secateur.report.text import duration
+from secateur.run.experiments import kept
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "results"
-PAGES = (ROOT / "README.md",)
+RESULTS, EXPERIMENTS = ROOT / "results", ROOT / "experiments"
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; all columns but the first are numbers."""
-    lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def table(head: list[str], lines: list[list[str]], *, numbers: bool = True) -> str:
+    """A Markdown table; all columns but the first are numbers, unless said otherwise."""
+    marks = ["---", *["--:" if numbers else "---"] * (len(head) - 1)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, marks, *lines])
+
+
+def gathered(results: Path = RESULTS, files: Path = EXPERIMENTS) -> dict[str, list[RunRecord]]:
+    """The records of every experiment by its title, one a seed."""
+    found: dict[str, list[RunRecord]] = {}
+    for experiment, record in kept(results, files):
+        found.setdefault(experiment.title, []).append(record)
+    return found
+
+
+def percent(stages: list[StageRow | None]) -> str:
+    """Mean and deviation of the accuracy of a stage in per cent, or nothing where the runs had no such stage."""
+    found = spread([stage.accuracy.value for stage in stages if stage and stage.accuracy])
+    return found.words() if found else ""
+
+
+def ratio(values: list[float | None]) -> str:
+    """The mean of how many times less is needed."""
+    found = spread([value for value in values if value is not None])
+    return f"{found.mean:.2f}x" if found else ""
+
+
+def epochs(record: RunRecord) -> int:
+    """The epochs of all trainings of a run."""
+    return sum(len(curve.epochs) for curve in record.curves)
+
+
+def _link(title: str, records: list[RunRecord]) -> str:
+    first = records[0]
+    asked = f", {first.plan.asked}" if first.plan else ""
+    where = f"results/{title}.json" if (RESULTS / f"{title}.json").exists() else f"results/{title.partition('/')[0]}"
+    return f"[{title}]({where}): {first.model}, {first.data}{asked}, {epochs(first)} epochs"
+
+
+ACCURACIES = "Test accuracy in per cent, test read once at each stage; mean ± standard deviation over the seeds."
 
 
 def runs() -> str:
-    """One row a run under results/, by its file's place."""
-    rows = []
-    for path in sorted(RESULTS.glob("*/*.json")):
-        if path.parent.name == "benchmarks":
+    """One row an experiment that prunes."""
+    stages: tuple[StageName, ...] = ("dense", "cut", "batch norm re-estimated", "fine-tuned")
+    lines = [
+        [
+            _link(title, records),
+            str(len(records)),
+            *(percent([record.stage(stage) for record in records]) for stage in stages),
+            ratio([record.ratio("macs") for record in records]),
+            ratio([record.ratio("params") for record in records]),
+            ratio([record.ratio("latency") for record in records]),
+        ]
+        for title, records in gathered().items()
+        if records[0].plan is not None
+    ]
+    head = ["run", "seeds", "dense", "cut", "+ batch norm", "+ fine-tuning", "MACs", "parameters", "latency"]
+    return f"{table(head, lines)}\n\n{ACCURACIES}"
+
+
+def dense() -> str:
+    """One row an experiment that cuts nothing."""
+    lines = []
+    for title, records in gathered().items():
+        if records[0].plan is not None:
             continue
-        record = RunRecord.load(path)
-        stages = [record.dense, *(record.stage(name) for name in ("cut", "batch norm re-estimated", "fine-tuned"))]
-        epochs = sum(len(curve.epochs) for curve in record.curves)
-        name = str(path.relative_to(RESULTS).with_suffix(""))
-        rows.append(
+        found = [record.final.accuracy.value for record in records if record.final.accuracy]
+        time = spread([sum(record.seconds.values()) for record in records])
+        lines.append(
             [
-                f"[{name}](results/{name}.json): {record.model}, {record.data}, {record.plan.asked}, {epochs} epochs",
-                *map(percent, stages),
-                f"{record.ratio('macs'):.2f}x",
-                f"{record.ratio('params'):.2f}x",
-                f"{record.speedup.ratio:.2f}x" if record.speedup else "",
+                _link(title, records),
+                str(len(records)),
+                percent([record.final for record in records]),
+                f"{100 * min(found):.2f} to {100 * max(found):.2f}" if len(found) > 1 else "",
+                duration(time.mean if time else None),
+                records[0].hardware.device,
             ]
         )
-    head = ["run", "dense", "cut", "+ batch norm", "+ fine-tuning", "MACs", "parameters", "latency"]
-    return table(head, rows) + "\n\nTest accuracy in per cent, one seed a run, test read once at each stage."
-
-
-def percent(stage: StageRow | None) -> str:
-    """The accuracy of a stage in per cent, or nothing where the run had no such stage."""
-    return f"{100 * stage.accuracy.value:.2f}" if stage and stage.accuracy else ""
+    head = ["network", "seeds", "test accuracy", "range", "time of a run", "device"]
+    return f"{table(head, lines)}\n\n{ACCURACIES}"
 
 
 def surgery() -> str:
     """Seconds and memory of pruning half of the channels, beside Torch-Pruning."""
     result: dict[str, Any] = json.loads((RESULTS / "benchmarks" / "surgery.json").read_text())
     ours, proven, theirs = "secateur", "secateur, proven", "torch-pruning"
-    rows = []
+    lines = []
     for row in result["models"]:
         if "median" not in row:
             continue
         middle = row["median"]
         seconds = [f"{middle[tool]['cold']:.2f}" for tool in (theirs, ours, proven)]
         ratios = [f"{middle[tool]['cold'] / middle[theirs]['cold']:.2f}" for tool in (ours, proven)]
-        rows.append([row["model"], *seconds, *ratios, f"{middle[proven]['memory'] / middle[theirs]['memory']:.2f}"])
+        lines.append([row["model"], *seconds, *ratios, f"{middle[proven]['memory'] / middle[theirs]['memory']:.2f}"])
     means = result["means"]
-    rows.append(
+    lines.append(
         ["geometric mean", "", "", ""]
         + [f"**{means[tool]['cold']:.2f}**" for tool in (ours, proven)]
         + [f"**{means[proven]['memory']:.2f}**"]
@@ -82,14 +136,29 @@ def surgery() -> str:
         "memory, + proof",
     ]
     versions = result["versions"]
-    return table(head, rows) + (
+    return table(head, lines) + (
         f"\n\nFrom tracing to the cut model in a fresh process, {result['threads']} CPU threads, medians of "
         f"{result['repeats']} taken in turn; ratios below 1 are in favour of Secateur. Torch-Pruning "
         f"{versions['torch-pruning']}, torch {versions['torch'].partition('+')[0]}; `python benchmarks/surgery.py`."
     )
 
 
-TABLES: dict[str, Callable[[], str]] = {"runs": runs, "surgery": surgery}
+def keys() -> str:
+    """Every key of a recipe."""
+    lines = [[f"`{key}`", f"`{value}`" if value else "", meaning.replace("|", "\\|")] for key, value, meaning in rows()]
+    return table(["key", "default", "meaning"], lines, numbers=False)
+
+
+def shipped() -> str:
+    """The recipes that come with the package."""
+    return table(
+        ["name", "what it does"], [[f"`{name}`", told] for name, told in shipping.names().items()], numbers=False
+    )
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "runs": runs, "dense": dense, "surgery": surgery, "recipe keys": keys, "recipes": shipped,
+}  # fmt: skip
 
 
 def written(text: str) -> str:
@@ -103,8 +172,12 @@ def written(text: str) -> str:
 
 
 def main() -> int:
-    """Write the pages, or say which are stale."""
-    stale = [page for page in PAGES if written(page.read_text()) != page.read_text()]
+    """Write the pages, or say which are stale; 2 where a result is damaged or of another recipe than its name tells."""
+    try:
+        stale = [page for page in PAGES if written(page.read_text()) != page.read_text()]
+    except SecateurError as error:
+        print(error)
+        return 2
     if "--check" in sys.argv:
         for page in stale:
             print(f"{page.name} is stale: run python experiments/tables.py")

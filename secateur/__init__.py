@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from secateur.graph.elements import blocks, elements
     from secateur.graph.units import Group, Groups
     from secateur.masks import Masks, masked
+    from secateur.optim import StochGradAdam, StochGradAdamW, sample_gradients
     from secateur.planning import Budget, Plan, plan
     from secateur.surgery import load, prune, record, save, slim
     from secateur.training import fit, reestimate_batch_norm
@@ -25,6 +26,7 @@ _HOMES = {
     "secateur.graph.elements": ("blocks", "elements"),
     "secateur.graph.units": ("Group", "Groups"),
     "secateur.masks": ("Masks", "masked"),
+    "secateur.optim": ("StochGradAdam", "StochGradAdamW", "sample_gradients"),
     "secateur.planning": ("Budget", "Plan", "plan"),
     "secateur.surgery": ("load", "prune", "record", "save", "slim"),
     "secateur.training": ("fit", "reestimate_batch_norm"),
@@ -32,9 +34,9 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "Budget", "Group", "Groups", "Masks", "Plan", "SecateurError", "__version__", "blocks", "elements", "fit", "groups",
-    "load", "magnitude", "masked", "norm_scale", "plan", "prune", "random", "record", "reestimate_batch_norm", "save",
-    "slim", "taylor",
+    "Budget", "Group", "Groups", "Masks", "Plan", "SecateurError", "StochGradAdam", "StochGradAdamW", "__version__",
+    "blocks", "elements", "fit", "groups", "load", "magnitude", "masked", "norm_scale", "plan", "prune", "random",
+    "record", "reestimate_batch_norm", "sample_gradients", "save", "slim", "taylor",
 ]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from secateur.data import Data
 from secateur.errors import InputError
 from secateur.graph import discovery, elements
 from secateur.graph.units import Groups
-from secateur.planning import Plan, plan
+from secateur.planning import Budget, Plan, plan
+from secateur.planning.fitting import Target
 from secateur.recipe import CRITERIA, PruningPart, Recipe
 from secateur.surgery.slim import slim
 
@@ -32,6 +34,14 @@ def device_of(recipe: Recipe) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def weights_file(name: str) -> Path:
+    """Where the weights that a recipe names lie: there, or else in the folder that SECATEUR_WEIGHTS names."""
+    path, folder = Path(name).expanduser(), os.environ.get("SECATEUR_WEIGHTS")
+    if folder and not path.exists() and (Path(folder) / path).exists():
+        return Path(folder) / path
+    return path
+
+
 def load_data(recipe: Recipe, device: torch.device, root: str | Path | None = None) -> Data:
     """The data set of a recipe; `root` takes the place of the recipe's."""
     part = recipe.data
@@ -41,13 +51,15 @@ def load_data(recipe: Recipe, device: torch.device, root: str | Path | None = No
         batch_size=part.batch_size,
         eval_batch_size=part.eval_batch_size,
         validation=recipe.validation,
-        seed=recipe.seed,
+        seed=recipe.the_seed,
         device=device,
         augment=part.augment,
         mean=part.mean,
         std=part.std,
         limit=part.limit,
         download=part.download,
+        size=part.size,
+        workers=part.workers,
     )
 
 
@@ -77,9 +89,14 @@ def find_groups(part: PruningPart, model: nn.Module, example: Any) -> Groups:
     return discovery.groups(model, example)
 
 
-def scores_of(recipe: Recipe, groups: Groups, data: Data) -> Scores:
+def counts(model: nn.Module, example: Any) -> dict[str, int]:
+    """What the shapes of a model cost on the example, by the names of a record."""
+    dense = elements.elements(model, example).cost_model.dense
+    return {"macs": dense.macs, "params": dense.params}
+
+
+def scores_of(part: PruningPart, seed: int, groups: Groups, data: Data) -> Scores:
     """The scores by the recipe's criterion; one that needs gradients sees the first batches of the training data."""
-    part = recipe.pruning
     criterion = CRITERIA[part.criterion]
     taken = inspect.signature(criterion).parameters
     options = dict(part.options)
@@ -87,18 +104,36 @@ def scores_of(recipe: Recipe, groups: Groups, data: Data) -> Scores:
         data.train.set_epoch(0)
         options["batches"] = islice(data.train, part.batches)
     if "seed" in taken:
-        options["seed"] = recipe.seed
+        options["seed"] = seed
     return criterion(groups, **options)
 
 
-def cut(part: PruningPart, groups: Groups, scores: Scores) -> tuple[Plan, nn.Module]:
+def amount(groups: Groups, budget: str) -> float:
+    """What a budget counts of the model as it is: MACs, parameters, channels or weights."""
+    return Target(groups, Budget.parse(budget)).spent()
+
+
+def round_budget(part: PruningPart, number: int, whole: float, groups: Groups) -> Budget:
+    """What round `number` of a pruning must leave of `groups`; `whole` is what its budget counts of the dense model.
+
+    Every round keeps the same share of what the one before left, and the last one meets the budget.
+    """
+    wish = Budget.parse(part.budget)
+    if part.rounds == 1:
+        return wish
+    share = wish.target(whole) / whole
+    left = min(whole * share ** (number / part.rounds), amount(groups, part.budget))
+    return Budget(left, "absolute", wish.unit)
+
+
+def cut(part: PruningPart, groups: Groups, scores: Scores, budget: Budget) -> tuple[Plan, nn.Module]:
     """The plan and the slim model. If a group cannot be proven the rest is planned anew, so that the budget holds."""
     while True:
         frozen = len(groups.frozen)
         chosen = plan(
             groups,
             Scores({g.name: scores[g.name] for g in groups}, scores.criterion),
-            part.budget,
+            budget,
             allocation=part.allocation,
             round_to=part.round_to,
             minimum=part.minimum,

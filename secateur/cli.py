@@ -15,7 +15,7 @@ import typer
 from secateur.errors import InputError, SecateurError
 
 if TYPE_CHECKING:
-    from secateur.recipe import Recipe
+    from secateur.recipe import Recipe, Written
     from secateur.report import RunRecord
 
 app = typer.Typer(
@@ -26,14 +26,29 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+recipes = typer.Typer(
+    help="Look at recipes, check them, and copy those that come with the package.", no_args_is_help=True
+)
+app.add_typer(recipes, name="recipe")
 
 INTERRUPTED = 130
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 Model = Annotated[
-    str, typer.Argument(help="zoo:NAME, torchvision:NAME, timm:NAME or path/to/file.py:function", show_default=False)
+    str,
+    typer.Argument(
+        help="zoo:NAME, torchvision:NAME, timm:NAME, transformers:CLASS or path/to/file.py:function", show_default=False
+    ),
 ]
-Made = Annotated[Path, typer.Argument(help="A folder that 'secateur prune' or 'quickstart' left.", show_default=False)]
+RecipeName = Annotated[
+    str, typer.Argument(help="A file in YAML, or the name of a recipe of the package.", show_default=False)
+]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", help="Any key of the recipe, such as training.epochs=5; repeat.")
+]
+Made = Annotated[
+    Path, typer.Argument(help="A folder that 'secateur run', 'prune' or 'quickstart' left.", show_default=False)
+]
 DataRoot = Annotated[
     Path | None, typer.Option(help="Folder with the data set's published files; SECATEUR_DATA if left out.")
 ]
@@ -98,6 +113,7 @@ def quickstart(
 ) -> None:
     """Train a small network on handwritten digits, prune it to half its MACs, prove the cut and report. No download."""
     from secateur import console
+    from secateur.recipe import Written
 
     recipe = {
         "model": {"spec": "zoo:resnet8"},
@@ -107,7 +123,7 @@ def quickstart(
         "fine_tuning": {"epochs": fine_tune, "lr": 0.03},
         "measures": {"batch": 64},
     }
-    carry_out({**recipe, "out": str(out)})
+    carry_out(Written({**recipe, "out": str(out)}))
     console.out.print("\nWhat next?")
     console.tell_places(
         [
@@ -115,6 +131,7 @@ def quickstart(
             ("check", f"secateur evaluate {out}"),
             ("inspect", "secateur inspect torchvision:resnet50"),
             ("your own", "secateur prune path/to/file.py:function --data cifar10 --weights FILE --out DIR"),
+            ("recipes", "secateur recipe list"),
         ]
     )
 
@@ -168,7 +185,8 @@ def _shape(given: str | None) -> tuple[int, ...] | None:
 @guard
 def prune(
     model: Annotated[
-        str | None, typer.Argument(help="zoo:NAME, torchvision:NAME, timm:NAME or path/to/file.py:function")
+        str | None,
+        typer.Argument(help="zoo:NAME, torchvision:NAME, timm:NAME, transformers:CLASS or path/to/file.py:function"),
     ] = None,
     data: Annotated[str | None, typer.Option(help="digits, mnist, fashion, cifar10 or cifar100")] = None,
     weights: Annotated[str | None, typer.Option(help="A .safetensors, .pth, .th, .pt or .bin file.")] = None,
@@ -196,10 +214,8 @@ def prune(
     validation: Annotated[float | None, typer.Option(help="Share of train held out; 0 with given weights.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of every random draw.")] = None,
-    recipe: Annotated[Path | None, typer.Option(help="A recipe in YAML; the other options change it.")] = None,
-    change: Annotated[
-        list[str] | None, typer.Option("--set", help="Any key of the recipe, such as pruning.options.norm=l1; repeat.")
-    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="A recipe in YAML; the other options change it.")] = None,
+    change: Changes = None,
 ) -> None:
     """Prune a network to a budget, prove the cut, fine-tune, measure, and report. A killed run goes on where it was."""
     root = str(data_root) if data_root else None
@@ -213,29 +229,88 @@ def prune(
         "data.mean": _numbers("mean", mean), "data.std": _numbers("std", std), "data.validation": validation,
         "device": device, "seed": seed,
     }  # fmt: skip
-    carry_out(_values(recipe, {key: value for key, value in given.items() if value is not None}, change or []))
-
-
-def _values(recipe: Path | None, given: dict[str, Any], changes: list[str]) -> dict[str, Any]:
-    """The nested values of a recipe: its file's, changed by options, changed by `--set`."""
-    from secateur.recipe import changed, parse_yaml, read_yaml
-
-    values = read_yaml(recipe) if recipe is not None else {}
-    if not isinstance(values, dict):
-        raise InputError(f"The recipe {recipe} must be a mapping. Got {values!r} instead.")
-    for key, value in given.items():
-        values = changed(values, key, value)
-    for change in changes:
-        key, sign, text = change.partition("=")
-        if not sign or not key.strip():
-            raise InputError(f"The '--set' option must read KEY=VALUE, such as seed=1. Got {change!r} instead.")
-        values = changed(values, key.strip(), parse_yaml(text, f"value of '--set {change}'"))
+    written = _written(recipe, {key: value for key, value in given.items() if value is not None}, change)
     for part, what, such in (("model", "'MODEL' argument", "zoo:resnet56"), ("data", "'--data' option", "cifar10")):
-        if part not in values:
-            raise InputError(f"The {what} of prune must be given, such as {such}, or a --recipe that has it.")
-    if "out" not in values:
-        raise InputError("The '--out' option of prune must be given: a folder for the report and the checkpoint.")
-    return values
+        _require(written, part, f"The {what} of prune must be given, such as {such}, or a --recipe that has it.")
+    _require(written, "out", "The '--out' option of prune must be given: a folder for the report and the checkpoint.")
+    carry_out(written)
+
+
+@app.command("run")
+@guard
+def run_recipe(
+    recipe: RecipeName,
+    out: Annotated[Path | None, typer.Option(help="Where the report, the checkpoint and the numbers go.")] = None,
+    change: Changes = None,
+) -> None:
+    """Carry out a recipe: train or load, prune, fine-tune, measure, report. What was done already is not done again.
+
+    A recipe with several seeds is one run each, in folders seed0, seed1, ... below the one given.
+    """
+    written = _written(recipe, {"out": str(out)} if out else {}, change)
+    _require(written, "out", "The '--out' option of run must be given: a folder for the report and the checkpoint.")
+    carry_out(written)
+
+
+@recipes.command("show")
+@guard
+def show_recipe(recipe: RecipeName, change: Changes = None) -> None:
+    """Print a recipe with every default written out and what each key means."""
+    from secateur.recipe import Recipe
+    from secateur.recipe.shown import shown
+
+    print(shown(Recipe.written(_written(recipe, {}, change))), end="")
+
+
+@recipes.command("validate")
+@guard
+def validate_recipe(recipe: RecipeName, change: Changes = None) -> None:
+    """Say what a recipe would do, or what is wrong with it and where."""
+    from secateur.recipe import Recipe
+    from secateur.recipe.shown import summary
+
+    print(f"{recipe}: {summary(Recipe.written(_written(recipe, {}, change)))}")
+
+
+@recipes.command("copy")
+@guard
+def copy_recipe(
+    name: Annotated[str, typer.Argument(help="A recipe that 'secateur recipe list' tells.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="Where to; it must not exist.", show_default=False)],
+) -> None:
+    """Copy a recipe that comes with the package, to be changed."""
+    from secateur import console
+    from secateur.recipe import shipping
+
+    console.tell_places([("recipe", shipping.copy(name, file)), ("run", f"secateur run {file} --out DIR")])
+
+
+@recipes.command("list")
+@guard
+def list_recipes() -> None:
+    """Tell the recipes that come with the package."""
+    from secateur import console
+    from secateur.recipe import shipping
+
+    console.tell_places(list(shipping.names().items()))
+
+
+def _written(recipe: str | None, given: dict[str, Any], changes: list[str] | None) -> Written:
+    """A recipe's values: its file's, changed by options, changed by `--set`; each remembers where it was written."""
+    from secateur.recipe import Written, shipping
+
+    written = shipping.read(recipe) if recipe is not None else Written({})
+    for key, value in given.items():
+        written = written.changed(key, value, "given as an option")
+    for change in changes or []:
+        written = written.set(change)
+    return written
+
+
+def _require(written: Written, key: str, otherwise: str) -> None:
+    """Raise an error that says `otherwise` if a recipe, being a mapping, lacks a key."""
+    if isinstance(written.values, dict) and key not in written.values:
+        raise InputError(otherwise)
 
 
 def _numbers(name: str, given: str | None) -> list[float] | None:
@@ -249,14 +324,22 @@ def _numbers(name: str, given: str | None) -> list[float] | None:
         ) from None
 
 
-def carry_out(values: dict[str, Any]) -> None:
+def carry_out(written: Written) -> None:
     """Run a recipe with its stages in view, and tell what came out."""
     from secateur import console
     from secateur.recipe import Recipe
 
-    recipe = Recipe.of(values)
+    recipe = Recipe.written(written)
     assert recipe.out is not None
-    console.tell_result(_run(recipe), Path(recipe.out))
+    if len(recipe.seeds) == 1:
+        console.tell_result(_run(recipe), Path(recipe.out))
+        return
+    records = []
+    for seed in recipe.seeds:
+        place = Path(recipe.out) / f"seed{seed}"
+        records.append(_run(recipe.model_copy(update={"seed": seed, "out": str(place)})))
+        console.tell_result(records[-1], place)
+    console.tell_spread(records)
 
 
 def _run(recipe: Recipe) -> RunRecord:

@@ -7,6 +7,7 @@ plain lines and trainings a line an epoch.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,12 +21,13 @@ from rich.table import Table
 from secateur.report import summary, text
 from secateur.report.page import FILES
 from secateur.report.record import RunRecord, StageRow
+from secateur.report.seeds import spread
 
 if TYPE_CHECKING:
     from secateur.training import Epoch
 
 TRAININGS = ("train", "fine-tune")
-"""Stages whose steps a training shows by itself."""
+"""How stages begin whose steps a training shows by itself."""
 
 PIPED_WIDTH = 140
 """Columns of tables that go to a file or another program, where no window limits them."""
@@ -41,16 +43,22 @@ class Lines:
 
     def __init__(self, console: Console = err) -> None:
         self._console = console
+        self._begun, self._first = time.perf_counter(), sys.maxsize
 
     def begin(self, stage: str) -> None:
         """Say that a training starts; other stages speak when they are done."""
-        if stage in TRAININGS:
+        if stage.startswith(TRAININGS):
+            self._begun, self._first = time.perf_counter(), sys.maxsize
             self._print(f"{stage} ...")
 
-    def epoch(self, row: Epoch) -> None:
-        """One line an epoch."""
+    def epoch(self, row: Epoch, of: int) -> None:
+        """One line an epoch, with the time that the training has left at the pace it had since it was begun."""
+        now = time.perf_counter()
+        self._first = min(self._first, row.epoch)
+        left = (now - self._begun) / (row.epoch - self._first + 1) * (of - row.epoch)
         held_out = f", validation {row.val_accuracy:.2%}" if row.val_accuracy is not None else ""
-        self._print(f"  epoch {row.epoch}: loss {row.train_loss:.4f}{held_out}, {row.seconds:.1f} s")
+        rest = f", {text.duration(left)} left" if left else ""
+        self._print(f"  epoch {row.epoch}/{of}: loss {row.train_loss:.4f}{held_out}, {row.seconds:.1f} s{rest}")
 
     def end(self, stage: str, seconds: float, result: str) -> None:
         """One line a stage."""
@@ -70,10 +78,10 @@ class Live:
 
     def begin(self, stage: str) -> None:
         """Show the stage as going on."""
-        if stage not in TRAININGS:
+        if not stage.startswith(TRAININGS):
             self._task = self._progress.add_task(stage, total=None, text="")
 
-    def epoch(self, row: Epoch) -> None:
+    def epoch(self, row: Epoch, of: int) -> None:
         """Nothing: the bar tells."""
 
     def end(self, stage: str, seconds: float, result: str) -> None:
@@ -117,13 +125,22 @@ def tell_error(message: str) -> None:
 def tell_result(record: RunRecord, folder: Path) -> None:
     """The table of a run, its verdict, and where everything lies."""
     out.print(result_table(record))
-    verdict = summary.verdict(record)
-    colour = {"proven": "green", "failed": "red", "none": "yellow"}[verdict.kind]
-    out.print(f"[{colour}]{verdict.title}.[/] Asked for {record.plan.asked}, reached {record.plan.reached}.")
-    for note in record.plan.notes:
-        out.print(note, markup=False)
+    if record.plan is not None:
+        verdict = summary.verdict(record)
+        colour = {"proven": "green", "failed": "red", "none": "yellow"}[verdict.kind]
+        out.print(f"[{colour}]{verdict.title}.[/] Asked for {record.plan.asked}, reached {record.plan.reached}.")
+        for note in record.plan.notes:
+            out.print(note, markup=False)
     places = {"report": FILES["page"], "numbers": f"{FILES['json']}, {FILES['csv']}", "checkpoint": "model.safetensors"}
     tell_places([(name, folder / file) for name, file in places.items()])
+
+
+def tell_spread(records: Sequence[RunRecord]) -> None:
+    """One line on the accuracies of runs that differ in their seed."""
+    found = spread([r.final.accuracy.value for r in records if r.final.accuracy])
+    if found is not None:
+        seeds = ", ".join(str(seed) for record in records for seed in record.seeds)
+        out.print(f"Test accuracy over seeds {seeds}: {found.words()}.", markup=False)
 
 
 def tell_places(places: Sequence[tuple[str, Path | str]]) -> None:
@@ -133,15 +150,15 @@ def tell_places(places: Sequence[tuple[str, Path | str]]) -> None:
 
 
 def result_table(record: RunRecord) -> Table:
-    """Dense beside slim."""
+    """Dense beside slim, or the dense model alone where nothing was cut."""
     table = Table(title=f"{record.model} on {record.data}", title_justify="left", box=None, pad_edge=False)
     table.add_column("")
-    for name in [*(name for name, _ in summary.columns(record)), "change"]:
+    for name in [*(name for name, _ in summary.columns(record)), *(["change"] if record.plan else [])]:
         table.add_column(name, justify="right")
     for line in summary.headline(record):
         cells = [f"{value}\n[dim]{note}[/]" if note else value for value, note in line.cells]
         spread = f"\n[dim]{line.spread}[/]" if line.spread else ""
-        table.add_row(line.name, *cells, f"[bold]{line.change}[/]{spread}")
+        table.add_row(line.name, *cells, *([f"[bold]{line.change}[/]{spread}"] if record.plan else []))
     return table
 
 

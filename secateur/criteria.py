@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from secateur.errors import InputError
+from secateur.graph.state import undisturbed
 from secateur.graph.trace import normalise as call_arguments
-from secateur.graph.trace import undisturbed
 from secateur.graph.units import Group, Groups, Member
+from secateur.ranks import mean_over_ranks
 
 Norm = Literal["l1", "l2"]
 Reduction = Literal["sum", "mean", "max"]
@@ -145,7 +146,8 @@ def mean_gradients(
 ) -> dict[str, Tensor]:
     """Tensor name -> gradient of the loss, averaged over `batches`; zero where the loss does not depend on the tensor.
 
-    Nothing of the model changes: gradients, modes, `requires_grad`, caches and random streams are as before.
+    Nothing of the model changes: gradients, modes, `requires_grad`, caches and random streams are as before. On several
+    ranks, each with batches of its own, the means over all of them: every rank must ask, and all get the same.
     """
     tensors = {name: groups.tensor(name) for name in sorted(set(names))}
     flags = {name: tensor.requires_grad for name, tensor in tensors.items()}
@@ -167,7 +169,8 @@ def mean_gradients(
                 tensor.requires_grad_(flags[name])
     if count == 0:
         raise InputError("The 'batches' parameter must yield at least one (inputs, targets) pair. Got none.")
-    return {name: gradient / count for name, gradient in total.items()}
+    means = mean_over_ranks(gradient / count for gradient in total.values())
+    return dict(zip(total, means, strict=True))
 
 
 def _loss_of(model: nn.Module, batch: Any, loss: Loss, device: torch.device, index: int) -> Tensor:

@@ -1,43 +1,100 @@
-"""The folder of a run: refused before any work if it cannot serve, and what a killed run goes on from."""
+"""The folder of a run: refused before any work if it cannot serve, held by one process, gone on from after a kill."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import socket
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
 from secateur.errors import CheckpointError, InputError
 from secateur.files import atomic_write
-from secateur.recipe import Recipe, read_yaml
+from secateur.recipe import Recipe, text
 from secateur.report.page import FILES
 
 RECIPE = "recipe.yaml"
 DENSE = "dense.safetensors"
 STAGES = "stages"
+LOCK, HOLDER = ".lock", ".holder.json"
 
 Value = TypeVar("Value", bound=BaseModel)
 
 
+@contextmanager
+def held(path: str | Path) -> Iterator[None]:
+    """A block in which the folder belongs to this process: no run of another one writes into it.
+
+    The lock is the operating system's and ends with the process that holds it, however that ends; a holder that died is
+    followed without a word. Raises `InputError` if the folder cannot be written, or names the process, the machine and
+    the time since when another run has it.
+    """
+    folder = Path(path)
+    _prepare(folder)
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise InputError(
+            f"The output folder {folder} is being written by another run{_holder(folder)}. Wait for it, stop it, or "
+            "name another folder."
+        ) from None
+    try:
+        with atomic_write(folder / HOLDER) as partial:
+            partial.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}))
+        yield
+    finally:
+        (folder / HOLDER).unlink(missing_ok=True)
+        (folder / LOCK).unlink(missing_ok=True)
+        lock.release()
+
+
+def _holder(folder: Path) -> str:
+    """Who has the folder, as far as it was written down."""
+    try:
+        found = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
+        return f" (process {found['pid']} on {found['host']}, since {found['since']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _prepare(folder: Path) -> None:
+    """Make the folder, and write to it for a try."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"The output folder {folder} cannot be written: {reason}. Name another one.") from error
+
+
+def _now() -> str:
+    """The local time with its offset."""
+    return datetime.fromtimestamp(time.time(), timezone.utc).astimezone().isoformat(" ", "seconds")
+
+
 class Folder:
-    """An output folder that belongs to one recipe.
+    """An output folder that belongs to one recipe; it is there, and `held`.
 
     While the run goes on, each stage that is done leaves its numbers in `stages/NAME.json`; the same recipe started
     again reads them back. When the report is written the stages are removed, for it holds all they did.
 
-    Raises `InputError` if the folder cannot be written, or holds anything but a run of the same recipe.
+    Raises `InputError` if the folder holds anything but a run of the same recipe.
     """
 
     def __init__(self, path: str | Path, recipe: Recipe) -> None:
         self.path = Path(path)
         self.recipe = recipe
-        self._prepare()
         self._check_owner()
         self._clock: dict[str, Any] = self._read_clock()
 
@@ -90,28 +147,18 @@ class Folder:
         """Remove what only an unfinished run needs."""
         shutil.rmtree(self.path / STAGES, ignore_errors=True)
 
-    def _write(self, name: str, text: str) -> None:
+    def _write(self, name: str, content: str) -> None:
         with atomic_write(self.path / STAGES / f"{name}.json") as partial:
-            partial.write_text(text, encoding="utf-8")
-
-    def _prepare(self) -> None:
-        """Make the folder, and write to it for a try."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.path):
-                pass
-        except OSError as error:
-            reason = error.strerror or error
-            raise InputError(f"The output folder {self.path} cannot be written: {reason}. Name another one.") from error
+            partial.write_text(content, encoding="utf-8")
 
     def _check_owner(self) -> None:
         """Take an empty folder, or one of the same recipe."""
         path = self.path / RECIPE
         if path.exists():
-            differing = _differences(read_yaml(path), self.recipe.to_dict())
+            differing = differences(_completed(text.read(path).values), self.recipe.to_dict())
             if differing:
                 raise InputError(
-                    f"The output folder {self.path} holds a run of another recipe, which differs in "
+                    f"The output folder {self.path} holds a run of another recipe. These differ: "
                     f"{', '.join(differing[:5])}{', ...' if len(differing) > 5 else ''}. Name another folder, or "
                     "remove it."
                 )
@@ -129,17 +176,30 @@ class Folder:
         if path.exists():
             found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             return found
-        now = datetime.fromtimestamp(time.time(), timezone.utc).astimezone()
-        return {"started": now.isoformat(" ", "seconds"), "seconds": {}}
+        return {"started": _now(), "seconds": {}}
 
 
-def _differences(stored: Any, present: Any, at: str = "") -> list[str]:
-    """The dotted keys at which two nested values differ."""
+def _completed(values: Any) -> Any:
+    """A stored recipe with the keys that came later at their defaults; as it is where it can no longer be read."""
+    try:
+        return Recipe.of(values).to_dict()
+    except InputError:
+        return values
+
+
+def differences(stored: Any, present: Any, at: str = "") -> list[str]:
+    """The dotted keys at which two nested values differ, each with both values."""
     if isinstance(stored, dict) and isinstance(present, dict):
         keys = [*stored, *(key for key in present if key not in stored)]
         return [
-            d
-            for key in keys
-            for d in _differences(stored.get(key), present.get(key), f"{at}.{key}" if at else str(key))
+            d for key in keys for d in differences(stored.get(key), present.get(key), f"{at}.{key}" if at else str(key))
         ]
-    return [] if stored == present else [at or "everything"]
+    if stored == present:
+        return []
+    pair = (_brief(value) for value in (stored, present))
+    return [f"{at or 'everything'} ({' there, '.join(pair)} here)"]
+
+
+def _brief(value: Any) -> str:
+    """A value as YAML would have it; a mapping by its keys."""
+    return f"{{{', '.join(map(str, value))}}}" if isinstance(value, dict) else json.dumps(value)

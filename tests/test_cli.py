@@ -86,7 +86,9 @@ def test_help_does_not_wait_for_torch():
         done = python("-c", code)
         times.append(time.perf_counter() - started)
         assert done.returncode == 0, done.stderr
-    assert all(verb in done.stdout for verb in ("quickstart", "inspect", "prune", "evaluate", "report", "version"))
+    assert all(
+        verb in done.stdout for verb in ("quickstart", "inspect", "prune", "run", "recipe", "evaluate", "report")
+    )
     assert min(times) < 2
 
 
@@ -164,12 +166,19 @@ def test_a_reader_that_has_seen_enough_is_no_error():
         (["prune", "zoo:resnet8", "--out", "x"], "The '--data' option of prune must be given"),
         (["prune", "zoo:resnet8", "--data", "digits"], "The '--out' option of prune must be given"),
         (["prune", "zoo:resnet8", "--data", "digits", "--out", "x"], "must say where the model's weights come from"),
-        (["prune", "zoo:resnet8", *TINY, "--out", "x", "--budget", "lots"], "The 'budget' parameter must read like"),
+        (["prune", "zoo:resnet8", *TINY, "--out", "x", "--budget", "lots"], "(given as an option) must read like"),
         (["prune", "zoo:resnet8", *TINY, "--out", "x", "--mean", "a,b"], "numbers, one a channel"),
         (["prune", "zoo:resnet8", *TINY, "--out", "x", "--set", "seed"], "must read KEY=VALUE"),
         (["prune", "zoo:resnet8", *TINY, "--out", "x", "--set", "prunning.keep=a"], "Did you mean 'pruning'?"),
         (["prune", "zoo:resnet8", *TINY, "--out", "x", "--criterion", "size"], "must be one of magnitude"),
         (["prune", "--recipe", "none.yaml", "--out", "x"], "none.yaml cannot be read"),
+        (["run", "none.yaml", "--out", "x"], "none.yaml cannot be read"),
+        (["run", "dens", "--out", "x"], "There is no recipe named 'dens', and no such file. Did you mean 'dense'?"),
+        (["run", "dense"], "The '--out' option of run must be given"),
+        (["run", "dense", "--out", "x", "--set", "training.lr=-1"], "(--set training.lr=-1) must be greater than 0"),
+        (["recipe", "show", "dense", "--set", "data.nam=digits"], "(--set data.nam=digits) has no key 'data.nam'. Did"),
+        (["recipe", "validate", "none.yaml"], "none.yaml cannot be read"),
+        (["recipe", "copy", "nothing", "x"], "The package has dense, prune-pretrained"),
         (["evaluate", "nowhere"], "There is no record of a run at nowhere"),
         (["report", "nowhere"], "There is no record of a run at nowhere"),
     ],
@@ -219,7 +228,47 @@ def test_prune_does_the_whole_job(call, tmp_path):
     assert "The cut is proven." in out
     assert str(tmp_path / "out" / "report.html") in out
     assert "plan and cut: " in err
-    assert "  epoch 1: loss" in err
+    assert "  epoch 1/1: loss" in err
+
+
+def test_run_carries_out_a_recipe_once(call, tmp_path):
+    tiny.recipe(training__epochs=2).save(tmp_path / "recipe.yaml")
+    command = ("run", tmp_path / "recipe.yaml", "--set", "fine_tuning.epochs=0", "--set", "seed=4",
+               "--out", tmp_path / "out")  # fmt: skip
+    code, out, err = call(*command)
+    assert code == 0
+    assert RunRecord.load(tmp_path / "out" / "result.json").seeds == (4,)
+    assert " left" in next(line for line in err.splitlines() if "epoch 1/2" in line)
+    code, again, err = call(*command)
+    assert (code, again, err) == (0, out, "")
+
+
+def test_several_seeds_have_a_folder_each(call, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(
+        "model: {spec: zoo:resnet8}\ndata: {name: digits, limit: 256}\ntraining: {epochs: 1}\npruning: null\n"
+        "measures: {latency: false}\nseed: [1, 2]\n"
+    )
+    code, out, _ = call("run", tmp_path / "recipe.yaml", "--out", tmp_path / "out")
+    assert code == 0
+    found = [RunRecord.load(tmp_path / "out" / f"seed{seed}" / "result.json") for seed in (1, 2)]
+    assert [record.seeds for record in found] == [(1,), (2,)]
+    mean = sum(record.final.accuracy.value for record in found) / 2
+    assert f"Test accuracy over seeds 1, 2: {100 * mean:.2f} ±" in out
+
+
+def test_recipes_are_listed_shown_validated_and_copied(call, tmp_path):
+    code, out, _ = call("recipe", "list")
+    assert code == 0
+    assert "train-and-prune" in out
+    assert call("recipe", "copy", "train-and-prune", tmp_path / "mine.yaml")[0] == 0
+    code, out, _ = call("recipe", "validate", tmp_path / "mine.yaml", "--set", "pruning.rounds=2")
+    assert code == 0
+    assert "prune channels to 3x macs in 2 rounds, fine-tune for 10 epochs each" in out
+    code, shown, _ = call("recipe", "show", tmp_path / "mine.yaml", "--set", "seed=[0, 1]")
+    assert code == 0
+    assert "temperature: 4.0" in shown
+    (tmp_path / "shown.yaml").write_text(shown)
+    assert call("recipe", "show", tmp_path / "shown.yaml")[1] == shown
 
 
 def test_a_recipe_file_is_changed_by_options(call, tmp_path):
@@ -269,7 +318,7 @@ def test_a_run_that_is_killed_outright_goes_on(tmp_path):
         for line in started.stderr:
             if line.startswith("fine-tune ..."):
                 break
-        assert "epoch 1" in started.stderr.readline()
+        assert "epoch 1/200" in started.stderr.readline()
     finally:
         started.kill()
         started.wait()
@@ -277,7 +326,7 @@ def test_a_run_that_is_killed_outright_goes_on(tmp_path):
         [*command, str(tmp_path / "out")], capture_output=True, text=True, env=ENVIRONMENT, timeout=600, check=True
     )
     assert "plan and cut" not in again.stderr
-    assert "epoch 1:" not in again.stderr
+    assert "epoch 1/" not in again.stderr
     assert len(RunRecord.load(tmp_path / "out" / "result.json").curves[-1].epochs) == 200
 
 

@@ -30,7 +30,7 @@ class Telling(Silent):
         self.done: list[str] = []
         self.stop = stop
 
-    def epoch(self, row):
+    def epoch(self, row, of):
         if self.stop == f"epoch {row.epoch}" and "find groups" in self.done:
             raise KeyboardInterrupt
 
@@ -55,7 +55,7 @@ def test_a_run_leaves_everything_in_its_folder(finished):
     out, record = finished
     assert {path.name for path in out.iterdir()} == {
         "recipe.yaml", "dense.safetensors", "model.safetensors", "plan.json",
-        "report.html", "result.json", "result.csv",
+        "report.html", "result.json", "result.csv", "logs",
     }  # fmt: skip
     assert RunRecord.load(out / "result.json") == record
     assert f"{100 * record.final.accuracy.value:.2f}" in (out / "report.html").read_text(encoding="utf-8")
@@ -145,7 +145,8 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(finished, tmp_path,
 def test_another_recipe_is_refused_before_any_work(finished):
     out, _ = finished
     telling = Telling()
-    with pytest.raises(InputError, match=r"another recipe, which differs in pruning\.budget, seed"):
+    differ = r'differ: pruning\.budget \("50% macs" there, "2x params" here\), seed \(0 there, 3 here\)\.'
+    with pytest.raises(InputError, match=differ):
         run(tiny.recipe(out, pruning__budget="2x params", seed=3), telling)
     assert telling.done == []
 

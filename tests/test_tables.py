@@ -1,26 +1,61 @@
-"""The tables of README are those that results/ give."""
+"""The tables of README and docs are those that results/ and the schema of recipes give."""
 
 from __future__ import annotations
 
-import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+import tiny
+
+from secateur.report.record import AccuracyRow, RunRecord
+from secateur.run.experiments import experiments
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_the_tables_are_fresh():
+    """So is every result: the check reads all of them, and compares each with the recipe that its name tells."""
     done = subprocess.run(
         [sys.executable, "experiments/tables.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_changed_figure_is_noticed():
-    tables = runpy.run_path(str(ROOT / "experiments" / "tables.py"))
-    page = (ROOT / "README.md").read_text()
-    start = page.index("<!-- table: runs -->")
-    stale = page[:start] + page[start:].replace("93.39", "99.99", 1)
-    assert stale != page
-    assert tables["written"](stale) == page
+@pytest.mark.parametrize(
+    ("page", "table", "figure"),
+    [("README.md", "runs", "93.39"), ("docs/recipes.md", "recipe keys", "50% macs")],
+)
+def test_a_changed_figure_is_noticed(page, table, figure):
+    text = (ROOT / page).read_text()
+    start = text.index(f"<!-- table: {table} -->")
+    stale = text[:start] + text[start:].replace(figure, "99.99", 1)
+    assert stale != text
+    assert tiny.script("experiments/tables.py")["written"](stale) == text
+
+
+@pytest.fixture
+def seeds(tmp_path):
+    """Three seeds of a dense experiment: the record of another run with its numbers exchanged."""
+    shutil.copytree(ROOT / "experiments" / "dense", tmp_path / "experiments" / "dense")
+    made = RunRecord.load(ROOT / "results" / "magnitude" / "resnet56_2x.json")
+    for seed, correct in enumerate((9120, 9150, 9180)):
+        experiment = experiments(tmp_path / "experiments" / "dense" / "resnet20.yaml", seeds=[seed])[0]
+        accuracy = AccuracyRow(value=correct / 10_000, low=0.9, high=0.93, correct=correct, total=10_000)
+        row = made.dense.model_copy(update={"accuracy": accuracy})
+        told = {"recipe": experiment.recipe.to_dict(), "plan": None, "stages": (row,), "model": "zoo:resnet20"}
+        experiment.result(tmp_path / "results").parent.mkdir(parents=True, exist_ok=True)
+        made.model_copy(update={**told, "seeds": (seed,)}).save_json(experiment.result(tmp_path / "results"))
+    return tmp_path
+
+
+def test_seeds_become_a_mean_with_its_spread(seeds):
+    tables = tiny.script("experiments/tables.py")
+    found = tables["gathered"](seeds / "results", seeds / "experiments")
+    assert list(found) == ["dense/resnet20"]
+    tables["gathered"].__globals__["gathered"] = lambda: found
+    line = tables["dense"]().splitlines()[2]
+    assert "| 3 | 91.50 ± 0.30 | 91.20 to 91.80 |" in line
+    assert "dense/resnet20" not in tables["runs"]()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
 from typing import Any
 
 from secateur.recipe import Recipe, changed
@@ -22,3 +24,8 @@ def recipe(out: Any = None, **changes: Any) -> Recipe:
     for key, value in changes.items():
         values = changed(values, key.replace("__", "."), value)
     return Recipe.of({**values, "out": str(out) if out is not None else None})
+
+
+def script(path: str) -> dict[str, Any]:
+    """What a script of the project defines."""
+    return runpy.run_path(str(Path(__file__).resolve().parent.parent / path))

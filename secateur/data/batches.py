@@ -1,36 +1,98 @@
-"""Batches cut on the device from a data set that lives there whole."""
+"""What all loaders do alike, and the one whose batches are cut on the device from a data set that lives there whole."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from secateur.data.augment import Augment
+from secateur.data.augment import Augmentation
+from secateur.data.order import Order, generator
+from secateur.data.prepare import Batch, Preparation, taken, to_device
 from secateur.errors import DataError, InputError
 
-
-def generator(*key: int) -> torch.Generator:
-    """A CPU generator whose stream is a function of `key` alone; near keys give unrelated streams."""
-    seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
-    return torch.Generator().manual_seed(seed >> 1)
+Self = TypeVar("Self", bound="Batches")
 
 
-@dataclass(eq=False)
-class Loader:
+class Batches(ABC):
     """A sized iterable of `(inputs, targets)`: float32 [batch, channels, height, width], int64 [batch].
 
-    `images` is uint8 with values up to `peak`, `mean` and `std` are per channel on the scale [0, 1]. Order and
-    augmentation are pure functions of (`seed`, epoch, batch): iterating twice gives the same batches until
-    `set_epoch` is called, and `batch(i)` gives any of them without the ones before. Loaders that do not shuffle keep
-    the order of the images and every last one; loaders that shuffle leave out a last batch of a single image, on
-    which batch norm cannot train.
+    Augmentations that mix labels make the targets float32 [batch, classes]. Order and augmentation are pure functions
+    of (`seed`, epoch, batch): iterating twice gives the same batches until `set_epoch` is called, and `batch(i)` gives
+    any of them without the ones before. Loaders that do not shuffle keep the order of the images and every last one;
+    loaders that shuffle leave out a last batch of a single image, on which batch norm cannot train.
 
     >>> loader.set_epoch(3)
     >>> for inputs, targets in loader: ...
+    """
+
+    batch_size: int
+    seed: int
+    shuffle: bool
+    epoch: int
+    rank: int = 0
+    ranks: int = 1
+
+    @property
+    @abstractmethod
+    def samples(self) -> int:
+        """How many images the split has, in all shards together."""
+
+    @abstractmethod
+    def _cut(self, epoch: int, index: int) -> Batch:
+        """Batch `index` of `epoch`."""
+
+    def __len__(self) -> int:
+        return len(self._order())
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.since(0)
+
+    def since(self, start: int) -> Iterator[Batch]:
+        """The batches of the current epoch from `start` on: what is left of one that was interrupted."""
+        epoch = self.epoch
+        for index in range(start, len(self)):
+            yield self._cut(epoch, index)
+
+    def set_epoch(self, epoch: int) -> None:
+        """From now on give the order and the augmentation of `epoch`."""
+        self.epoch = epoch
+
+    def batch(self, index: int) -> Batch:
+        """Batch `index` of the current epoch."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"There is no batch {index}: the loader has {len(self)}.")
+        return self._cut(self.epoch, index)
+
+    def shard(self: Self, rank: int, ranks: int) -> Self:
+        """The loader of one of `ranks` processes, which share the images among them.
+
+        The batches i of all ranks, each of `batch_size`, are together the batch i of one loader with `ranks` times the
+        batch size. All ranks have as many batches, and as many images in each (see `Order` for the last one).
+
+        >>> loader.shard(rank=0, ranks=2)
+        """
+        part = copy(self)
+        part.rank, part.ranks = rank, ranks
+        part._order()
+        return part
+
+    def _order(self) -> Order:
+        return Order(self.samples, self.batch_size, self.seed, self.shuffle, self.rank, self.ranks)
+
+
+@dataclass(eq=False)
+class Loader(Batches):
+    """Batches of images held whole: `images` is uint8 [samples, channels, height, width], `targets` int64 [samples].
+
+    `peak` is the largest value of a pixel, `mean` and `std` are per channel on the scale [0, 1]; augmentations that mix
+    labels need to know the number of `classes`. A shard holds all images, so that each is augmented, and mixed, as it
+    would be in the whole batch. Nothing here waits for the device.
     """
 
     images: Tensor = field(repr=False)
@@ -41,64 +103,59 @@ class Loader:
     peak: int = 255
     seed: int = 0
     shuffle: bool = False
-    augment: Augment | None = None
+    augment: Sequence[Augmentation] = ()
+    classes: int | None = None
     channels_last: bool = False
     epoch: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise InputError(
-                f"The 'batch_size' parameter of a loader must be a positive int. Got {self.batch_size} instead."
-            )
         if len(self.images) != len(self.targets):
             raise InputError(
                 f"A loader needs one target an image. Got {len(self.images)} images, {len(self.targets)} targets."
             )
-        mean, std = (torch.tensor(list(v), device=self.images.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
-        self._scale = 1 / (self.peak * std)
-        self._offset = mean / std
-        self._order: tuple[int, Tensor] | None = None
+        if self.channels_last:
+            self.images = self.images.contiguous(memory_format=torch.channels_last)
+        self._prepare = Preparation(
+            self.images.shape[1:],
+            self.mean,
+            self.std,
+            self.images.device,
+            peak=self.peak,
+            augment=self.augment,
+            classes=self.classes,
+            channels_last=self.channels_last,
+        )
+        self._order()
+        self._permutation: tuple[int, Tensor] | None = None
 
     @property
     def samples(self) -> int:
-        """How many images the split has."""
+        """How many images the split has, in all shards together."""
         return len(self.images)
 
-    def __len__(self) -> int:
-        full, rest = divmod(self.samples, self.batch_size)
-        drop = self.shuffle and rest == 1 and full > 0
-        return full + (rest > 0 and not drop)
+    def _cut(self, epoch: int, index: int) -> Batch:
+        order = self._order()
+        whole, share = order.whole(index), order.share(index)
+        drawn = []
+        if self.augment:
+            drawn = self._prepare.draw(whole.stop - whole.start, generator(self.seed, 1, epoch, index))
+        if not self._prepare.mixes:  # an image is then what it is without the others
+            if self.ranks > 1:
+                drawn = [(step, tuple(draw[..., share] for draw in draws)) for step, draws in drawn]
+            whole = slice(whole.start + share.start, whole.start + share.stop)
+        if self.shuffle:
+            chosen = self._shuffled(order, epoch)[whole]
+            images, targets = taken(self.images, chosen, self.channels_last), self.targets.index_select(0, chosen)
+        else:
+            images, targets = self.images[whole], self.targets[whole]
+        inputs, targets = self._prepare(images, targets, drawn)
+        return (inputs[share], targets[share]) if self._prepare.mixes else (inputs, targets)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        epoch = self.epoch
-        for index in range(len(self)):
-            yield self._cut(epoch, index)
-
-    def set_epoch(self, epoch: int) -> None:
-        """From now on give the order and the augmentation of `epoch`."""
-        self.epoch = epoch
-
-    def batch(self, index: int) -> tuple[Tensor, Tensor]:
-        """Batch `index` of the current epoch."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"There is no batch {index}: the loader has {len(self)}.")
-        return self._cut(self.epoch, index)
-
-    def _cut(self, epoch: int, index: int) -> tuple[Tensor, Tensor]:
-        start, stop = index * self.batch_size, (index + 1) * self.batch_size
-        chosen = self._shuffled(epoch)[start:stop] if self.shuffle else slice(start, stop)
-        images, targets = self.images[chosen], self.targets[chosen]
-        if self.augment is not None:
-            images = self.augment(images, generator(self.seed, 1, epoch, index))
-        layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        return images.to(torch.float32, memory_format=layout).mul_(self._scale).sub_(self._offset), targets
-
-    def _shuffled(self, epoch: int) -> Tensor:
-        """The order of the images in `epoch`, kept until another epoch is asked for."""
-        if self._order is None or self._order[0] != epoch:
-            order = torch.randperm(self.samples, generator=generator(self.seed, 0, epoch))
-            self._order = (epoch, order.to(self.images.device))
-        return self._order[1]
+    def _shuffled(self, order: Order, epoch: int) -> Tensor:
+        """The order of the images in `epoch`, kept on the device until another epoch is asked for."""
+        if self._permutation is None or self._permutation[0] != epoch:
+            self._permutation = (epoch, to_device(order.permutation(epoch), self.images.device))
+        return self._permutation[1]
 
 
 class Absent(Loader):

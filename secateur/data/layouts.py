@@ -24,8 +24,9 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
 
     Raises `DataError` with expected and found sizes where the file is cut off, is no idx file, or holds another shape.
     """
-    raw = _bytes(path)
     header = 4 + 4 * len(shape)
+    expected = header + int(np.prod(shape))
+    raw = _bytes(path, expected)
     magic = bytes((0, 0, 8, len(shape)))  # two zeros, type unsigned byte, number of dimensions
     if raw[:4] != magic:
         raise DataError(
@@ -34,7 +35,6 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
         )
     if len(raw) >= header and (found := np.frombuffer(raw[4:header], dtype=">u4").tolist()) != list(shape):
         raise DataError(f"The file {path} has another shape: expected {list(shape)}, found {found}. {REPAIR}")
-    expected = header + int(np.prod(shape))
     if len(raw) != expected:
         raise DataError(
             f"The file {path} is damaged: expected {expected:,} bytes unpacked, found {len(raw):,}. {REPAIR}"
@@ -42,12 +42,18 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
     return torch.frombuffer(bytearray(raw), dtype=torch.uint8, offset=header).reshape(shape)
 
 
-def _bytes(path: Path) -> bytes:
-    """What the file holds, unpacked where it is gzipped."""
+def _bytes(path: Path, expected: int) -> bytes:
+    """What the file holds, unpacked where it is gzipped; `expected` bytes, if it is whole."""
     try:
         raw = path.read_bytes()
         return gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except EOFError as error:
+        found = len(zlib.decompressobj(31).decompress(raw))  # 31: with the header of gzip
+        raise DataError(
+            f"The gzip file {path} is cut off ({len(raw):,} bytes): expected {expected:,} bytes unpacked, "
+            f"found {found:,}. {REPAIR}"
+        ) from error
+    except (gzip.BadGzipFile, zlib.error) as error:
         raise DataError(
             f"The gzip file {path} is damaged ({path.stat().st_size:,} bytes): {error}. {REPAIR}"
         ) from error
@@ -62,7 +68,7 @@ def read_records(path: Path, records: int, label_bytes: int) -> tuple[Tensor, Te
     Raises `DataError` where the file has not exactly `records` of them.
     """
     size = label_bytes + int(np.prod(CIFAR_SHAPE))
-    raw = _bytes(path)
+    raw = _bytes(path, records * size)
     if len(raw) != records * size:
         raise DataError(
             f"The file {path} is damaged: expected {records * size:,} bytes ({records:,} records of {size:,}), "

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from secateur.data.augment import Augment, crop_and_flip, shift
+from secateur.data.augment import Augmentation, Crop, Flip
 from secateur.data.layouts import check_labels, read_idx, read_records
 from secateur.data.splits import stratified_order
 from secateur.errors import DataError
@@ -188,14 +188,14 @@ class Binary(Layout):
 class DataSet:
     """What is known of a data set: its layout, the mean and deviation of its training images on the scale [0, 1].
 
-    `peak` is the largest value of a pixel; `augment` is the usual augmentation in training, if there is one.
+    `peak` is the largest value of a pixel; `augment` is what is usual in training.
     """
 
     layout: Layout
     shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    augment: Augment | None = None
+    augment: tuple[Augmentation, ...] = ()
     peak: int = 255
 
     @property
@@ -230,9 +230,9 @@ _CIFAR100 = Binary(
 
 SETS: Mapping[str, DataSet] = {
     "digits": DataSet(Bundled(), (1, 8, 8), (0.3054,), (0.3763,), peak=16),
-    "mnist": DataSet(Idx("MNIST", 10), (1, 28, 28), (0.1307,), (0.3081,), shift),
-    "fashion": DataSet(Idx("FashionMNIST", 10, train_optional=True), (1, 28, 28), (0.2860,), (0.3530,), shift),
-    "cifar10": DataSet(_CIFAR10, (3, 32, 32), (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), crop_and_flip),
-    "cifar100": DataSet(_CIFAR100, (3, 32, 32), (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), crop_and_flip),
+    "mnist": DataSet(Idx("MNIST", 10), (1, 28, 28), (0.1307,), (0.3081,), (Crop(2),)),
+    "fashion": DataSet(Idx("FashionMNIST", 10, train_optional=True), (1, 28, 28), (0.2860,), (0.3530,), (Crop(2),)),
+    "cifar10": DataSet(_CIFAR10, (3, 32, 32), (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), (Crop(4), Flip())),
+    "cifar100": DataSet(_CIFAR100, (3, 32, 32), (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), (Crop(4), Flip())),
 }
 """Name -> data set: UCI (digits), LeCun and Cortes (MNIST), Zalando SE (Fashion-MNIST), Krizhevsky 2009 (CIFAR)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from secateur.data.batches import generator
+from secateur.data.order import generator
 
 
 def stratified_order(labels: Tensor, seed: int) -> Tensor:

@@ -14,12 +14,13 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import nn
 
-from secateur.graph.repair import get_attribute, integers, set_attribute, sub_products
+from secateur.graph.repair import dims_of, get_attribute, integers, set_attribute, sub_products
 from secateur.graph.solution import Solution
 from secateur.graph.terms import Atom, Dim, norm, size
 from secateur.graph.trace import named_tensors
@@ -69,15 +70,17 @@ def restate(module: nn.Module, learned: list[Stated], counts: Mapping[Atom, int]
     done = {}
     for entry in learned:
         value = entry.value(counts)
+        if value is None:
+            continue
         before = get_attribute(module, entry.attribute)
         after = value if entry.place is None else _placed(before, entry.place, value)
-        if value is not None and after != before:
+        if after != before:
             set_attribute(module, entry.attribute, after)
             done[entry.attribute] = after
     return [("", attribute, value) for attribute, value in done.items()]
 
 
-def _placed(values: Any, place: int, value: int | None) -> Any:
+def _placed(values: Any, place: int, value: int) -> Any:
     return type(values)(value if i == place else v for i, v in enumerate(values))
 
 
@@ -122,7 +125,9 @@ def _learn(
     for doubled in ([(attribute, place)], equal):
         changed = _facts(model, _doubled(model.config, doubled))
         if changed is not None and changed.keys() == plain.keys():
-            return _stated(solution, attribute, place, value, {k for k, n in changed.items() if n == 2 * plain[k]})
+            follow = {k for k, n in changed.items() if n == 2 * plain[k]}
+            shared = {k: plain[k] for k, n in changed.items() if 2 * n == plain[k]}
+            return _stated(solution, attribute, place, value, follow, shared)
     return None
 
 
@@ -141,17 +146,41 @@ def _doubled(config: Any, numbers: list[tuple[str, int | None]]) -> Any:
     return None
 
 
+def _heads(solution: Solution, module: str, value: int, shared: Mapping[tuple[str, int | str], int]) -> set[Dim]:
+    """The factors of `value` units, in a module's own calls, whose inner neighbour is shared among them.
+
+    A number of heads that no code reads is told by the size of a head: it is halved where the number is doubled.
+    """
+    sizes = {n for (path, _), n in shared.items() if path == module}
+    found: set[Dim] = set()
+    for call in solution.recording.calls if sizes else ():
+        for dim in map(norm, dims_of(call)) if call.module == module else ():
+            for outer, inner in pairwise(dim):
+                if isinstance(outer, Atom) and outer.size == value and size((inner,)) in sizes:
+                    found.add((outer,))
+    return found
+
+
 def _stated(
-    solution: Solution, attribute: str, place: int | None, value: int, doubled: set[tuple[str, int | str]]
+    solution: Solution,
+    attribute: str,
+    place: int | None,
+    value: int,
+    doubled: set[tuple[str, int | str]],
+    shared: Mapping[tuple[str, int | str], int],
 ) -> Stated | None:
     roles: dict[str, dict[Dim, None]] = {}
     repaired = {(r.module, r.attribute): r.dims for r in solution.repairs if r.kind is int}
     for where, what in sorted(doubled, key=str):
-        dims = solution.dims.get(where) if isinstance(what, int) else None
-        if dims is not None and isinstance(what, int):
-            runs = {norm(run): None for run in sub_products(dims[what]) if size(run) == value}
+        runs: dict[Any, None]
+        if isinstance(what, int) and where not in solution.dims:
+            continue
+        if isinstance(what, int):
+            runs = dict.fromkeys(norm(r) for r in sub_products(solution.dims[where][what]) if size(r) == value)
+        elif (where, what) in repaired:
+            runs = {repaired[where, what]: None}
         else:
-            runs = {repaired[where, what]: None} if (where, what) in repaired else {}  # type: ignore[index,dict-item]
+            runs = dict.fromkeys(_heads(solution, where, value, shared))
         if len(runs) == 1:
             roles.setdefault(f"{re.sub('[0-9]+', '', where)}[{what}]", {}).update(runs)
     return Stated(attribute, place, tuple(map(tuple, roles.values()))) if roles else None

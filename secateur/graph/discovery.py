@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from functools import partial
 from itertools import chain, product
 from typing import Any, Literal
 
@@ -15,10 +16,11 @@ from secateur.graph.cost import StructuralCost
 from secateur.graph.probing import probe
 from secateur.graph.solution import Solution
 from secateur.graph.terms import Atom, Cat, Dim, Reason, atoms, first_reason, is_const, labels, norm, size
-from secateur.graph.trace import Inputs, Leaf, Recording, named_tensors, normalise, record
+from secateur.graph.trace import Inputs, Leaf, Recording, Value, named_tensors, normalise, record
 from secateur.graph.units import Frozen, Group, Groups, Member, Proof, Slices
 
 KERNEL = "it is a kernel or an image size"
+PARTS = ("slice", "split", "split_with_sizes", "select")  # operators that leave entries aside
 
 
 def solve(recording: Recording, terms: rules.Terms) -> None:
@@ -26,12 +28,22 @@ def solve(recording: Recording, terms: rules.Terms) -> None:
     for leaf in recording.own():
         assert leaf.value.dims is not None
         terms.leaf_dims[leaf.name] = leaf.value.dims
+    terms.unused = _unused(recording)
     for call in recording.calls:
         rules.apply(terms, call)
     terms.here = Reason("", "output", "")
     for value in recording.outputs:
         for dim in value.dims or () if id(value) not in recording.memory else ():
             terms.freeze(dim, "it is an output of the model")
+
+
+def _unused(recording: Recording) -> set[int]:
+    """The ids of values that neither a result nor anything written in place depends on."""
+    used = {id(value) for value in recording.outputs}
+    for call in reversed(recording.calls):
+        if call.func._schema.is_mutable or any(id(value) in used for value in call.outs):
+            used |= {id(value) for value in call.tensors()}
+    return {id(value) for call in recording.calls for value in call.outs} - used
 
 
 def groups(
@@ -60,15 +72,18 @@ def groups(
     terms = rules.Terms()
     solve(recording, terms)
     dims = {leaf.name: leaf.value.dims or [] for leaf in recording.own()}
-    reached = _reached(recording) | _second_look(model, inputs, recording, terms, dims, wanted)
+    second = _second_look(model, inputs, recording, terms, dims, wanted)
+    seen = [recording, second] if second else [recording]
+    reached = set[str]().union(*map(_reached, seen))
     unreached = [leaf.name for leaf in recording.own() if leaf.name not in reached]
     for name in unreached:
         del dims[name]
-    _freeze_the_unread(recording, terms, dims)
-    best, closed = _attempt(model, inputs, recording, terms, dims, heads=heads, closed={})
+    _freeze_the_unread(seen, terms, dims)
+    attempt = partial(_attempt, model, inputs, seen, terms, dims, heads=heads)
+    best, closed = attempt(closed={})
     fallen = closed
     while fallen:
-        other, fallen = _attempt(model, inputs, recording, terms, dims, heads=heads, closed=closed)
+        other, fallen = attempt(closed=closed)
         if _floor(other) >= _floor(best):
             break
         best, closed = other, closed | fallen
@@ -77,20 +92,34 @@ def groups(
     return best
 
 
-def _freeze_the_unread(recording: Recording, terms: rules.Terms, dims: Mapping[str, list[Dim]]) -> None:
-    """Freeze entries of tables that only longer inputs than the example would read: nothing shows what they are for."""
-    met = [c for c in recording.calls if not all(v.leaves for v in c.tensors())]
-    lines = {norm(d) for call in met for value in (*call.tensors(), *call.outs) for d in value.dims or ()}
-    read = {found for line in lines for found in atoms(line)}
+def _freeze_the_unread(seen: list[Recording], terms: rules.Terms, dims: Mapping[str, list[Dim]]) -> None:
+    """Freeze entries of tables that only longer inputs than the example would read: nothing shows what they are for.
+
+    Entries are read where they meet anything but the model's own tensors, or are summed over.
+    """
+    calls = [call for recording in seen for call in recording.calls]
+    if not any(call.op in PARTS and all(v.leaves for v in call.tensors()) for call in calls):
+        return
+    read: set[Atom] = set()
+    for call in calls:
+        given, made = _atoms_of(call.tensors()), _atoms_of(call.outs)
+        if not all(v.leaves for v in call.tensors()):
+            read |= given | made
+        elif call.op not in PARTS:
+            read |= given - made
     terms.here = Reason("")
     for found in {a for own in dims.values() for d in own for a in atoms(d)} - read:
         terms.freeze((found,), "the run on the example reads none of its entries")
 
 
+def _atoms_of(values: Iterable[Value]) -> set[Atom]:
+    return {found for value in values for d in value.dims or () for found in atoms(d)}
+
+
 def _attempt(
     model: nn.Module,
     inputs: Inputs,
-    recording: Recording,
+    seen: list[Recording],
     terms: rules.Terms,
     dims: dict[str, list[Dim]],
     *,
@@ -99,12 +128,16 @@ def _attempt(
 ) -> tuple[Groups, dict[Atom, str]]:
     """The groups over one choice of factors; and those that turned out not to be prunable though others wait, and why.
 
-    `closed` atoms are not chosen: where heads cannot be cut, the size of a head may.
+    `seen` are the recordings, the second in training mode if there is one. `closed` atoms are not chosen: where heads
+    cannot be cut, the size of a head may.
     """
-    solution = Solution(recording, terms, dims, equal=list(terms.equal))
+    recording = seen[0]
+    solution = Solution(recording, terms, dims, equal=list(terms.equal), second=seen[1] if len(seen) > 1 else None)
     chosen, frozen, rivals = _choose(recording, dims, heads, closed)
     pairs = list(zip(_build(recording, terms, dims, chosen), chosen, strict=True))
-    items = tuple(g for g, _ in pairs if any(not m.buffer for m in g.members))
+    items = tuple(g for g, _ in pairs if not _is_fixed(g))
+    tables = (g for g, _ in pairs if _is_fixed(g) and any(not m.buffer for m in g.members))
+    frozen += [Frozen(g.name, g.units, "a fixed table alone makes its units") for g in tables]
     solution.atom_of = {g.name: found for g, found in pairs if g in items}
     asked = dict(solution.atom_of)
     result = Groups(
@@ -122,6 +155,12 @@ def _attempt(
     _freeze_the_held(result)
     why = {f.name: f.reason for f in result.frozen}
     return result, {found: why[name] for name, found in asked.items() if name in why and found in rivals}
+
+
+def _is_fixed(group: Group) -> bool:
+    """Whether buffers alone make a group's units, or hold it altogether."""
+    made = [m for m in group.members if m.role == "producer" and not m.buffer]
+    return not made and any(m.buffer for m in group.members)
 
 
 def _floor(found: Groups) -> int:
@@ -161,20 +200,22 @@ def _second_look(
     terms: rules.Terms,
     dims: dict[str, list[Dim]],
     wanted: Collection[str] | None,
-) -> set[str]:
-    """The tensors that a run in training mode reaches, over the same units, where evaluation left parameters aside.
+) -> Recording | None:
+    """A run in training mode, over the same units, where evaluation leaves parameters aside that training reaches.
 
-    So auxiliary heads follow the network they hang on. Empty where evaluation reaches all, or training cannot run.
+    So auxiliary heads follow the network they hang on. None where evaluation reaches all, or training cannot run.
     """
     reached = _reached(recording)
     if all(leaf.name in reached for leaf in recording.own() if leaf.kind == "parameter"):
-        return set()
+        return None
     try:
         second = record(model, inputs, training=True, dims=dims, wanted=wanted)
     except (TraceError, RuntimeError):
-        return set()
+        return None
+    if _reached(second) <= reached:
+        return None
     solve(second, terms)
-    return _reached(second)
+    return second
 
 
 def _reached(recording: Recording) -> set[str]:
@@ -200,10 +241,10 @@ def _choose(
     for leaf in _known(recording, dims):
         for axis, dim in enumerate(dims[leaf.name]):
             d = norm(dim)
-            for found in _products(d):
-                if len(set(found)) > 1:
-                    rivals.append(found)
-                repeated |= {a for a in found if found.count(a) > 1}
+            for factors in _products(d):
+                if len(set(factors)) > 1:
+                    rivals.append(factors)
+                repeated |= {a for a in factors if factors.count(a) > 1}
             seen.update(dict.fromkeys(atoms(d)))
             if is_const(d) and leaf.kind == "parameter" and (reason := _why(dim)) and reason[0] != KERNEL:
                 frozen.append(Frozen(f"{leaf.name}[{axis}]", size(d), *reason))
@@ -218,9 +259,9 @@ def _choose(
             for other in open_:
                 if other is not best:
                     dropped[other] = "it is one factor of a dimension whose other factor is pruned (heads or head size)"
-    for found, text in dropped.items():
-        names = _where(recording, dims, found)
-        frozen.append(Frozen(names[0] if names else "", found.size, text))
+    for lost, text in dropped.items():
+        names = _where(recording, dims, lost)
+        frozen.append(Frozen(names[0] if names else "", lost.size, text))
     return [a for a in seen if a not in dropped], frozen, preferred
 
 

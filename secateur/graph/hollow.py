@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secateur.graph.choices import depends_on_values
+
 Shape = Sequence[int]
 
 
@@ -71,7 +73,7 @@ def run(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
 
 def _on_meta(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """Any operator, by torch's kernels for the meta device."""
-    if _needs_data(func, args):
+    if depends_on_values(func, args):
         raise NeedsDataError(str(func))
     twins: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -100,12 +102,6 @@ def _on_meta(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         return original
 
     return _mapped(back, result)
-
-
-def _needs_data(func: Any, args: Sequence[Any]) -> bool:
-    if func is torch.ops.aten.index.Tensor:  # positions give a shape, a mask does not
-        return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
-    return torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
 
 
 def _mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:

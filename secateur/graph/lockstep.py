@@ -9,31 +9,34 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from secateur.graph.choices import Held
 from secateur.graph.cutting import like
 from secateur.graph.hollow import hollow_like, of
-from secateur.graph.hollow import run as light_run
+from secateur.graph.state import undisturbed
 from secateur.graph.terms import Atom, size
 from secateur.graph.trace import (
     Call,
     Inputs,
     Medium,
     Recording,
-    call_plainly,
+    execution,
     failing_module,
     module_stack,
     operator_name,
     parameters,
     plain_kernels,
-    undisturbed,
 )
 
 INVISIBLE = {"clone", "contiguous", "_to_copy", "detach", "alias", "lift", "lift_fresh", "empty"}
-SCALED = {"mul", "div", "add", "sub", "pow"}  # operators whose integer operands are numbers, not sizes
+SCALED = {  # operators whose integer operands are numbers, not sizes
+    *("mul", "div", "add", "sub", "pow", "full", "full_like", "new_full", "fill", "scalar_tensor"),
+}
 NUMBERS = {True: (int, float), False: (float,)}
+NUMEROUS = 64  # a constant of more numbers is a table, not a size
 LAYOUT = {"view", "t", "transpose", "permute", "expand", "squeeze", "unsqueeze"}
 SAME = {
     "_unsafe_view": "view",
@@ -86,15 +89,18 @@ def _relaid(op: str, args: Mapping[str, Any]) -> bool:
 class Lockstep(TorchDispatchMode):
     """Walks along the recorded calls and stops at the first whose operator or result shapes differ."""
 
-    def __init__(self, calls: list[Call], counts: Mapping[Atom, int], stack: list[str], medium: Medium) -> None:
+    def __init__(self, calls: list[Call], counts: Mapping[Atom, int], stack: list[str], recording: Recording) -> None:
         super().__init__()
         self.calls, self.counts, self.stack = calls, counts, stack
-        self.execute = light_run if medium == "hollow" else call_plainly
+        self.execute = Held(recording.choices).around(execution(recording.medium))
         self.position = 0
         self.now: tuple[str, ...] = ()
         self.asked: dict[str, Any] = {}
         self.text = ""
         self.drifts: list[Drift] = []
+        made = {id(leaf.value): leaf.tensor for leaf in recording.leaves if leaf.kind == "constant"}
+        lifted = (call for call in recording.calls if call.op == "lift_fresh")
+        self.constants = ((call, made.get(id(call["self"]))) for call in lifted)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -103,6 +109,8 @@ class Lockstep(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         op = operator_name(func).rstrip("_")
+        if op == "lift_fresh":
+            self._compare_constant(args[0])
         if func.namespace == "prim" or op in INVISIBLE:
             return self.execute(func, args, kwargs)
         self.now = tuple(self.stack)
@@ -156,6 +164,17 @@ class Lockstep(TorchDispatchMode):
         self.text = text
         raise _Deviated
 
+    def _compare_constant(self, now: Tensor) -> None:
+        """A tensor that code makes of numbers must hold the same ones."""
+        call, then = next(self.constants, (None, None))
+        if call is None or type(then) is not Tensor or type(now) is not Tensor:
+            return
+        if now.shape != then.shape or now.numel() > NUMEROUS:
+            return
+        with unset_fake_temporarily():  # numbers are at hand, whatever the run is on
+            for i in ((then != now) & ~then.isnan()).reshape(-1).nonzero()[:1]:
+                self.drifts.append(Drift(call, then.reshape(-1)[i].item(), now.reshape(-1)[i].item()))
+
     def _compare_start(self, call: Call) -> None:
         """As many entries as expected may still be the wrong ones."""
         length = self.asked["self"].shape[self.asked.get("dim", 0)]
@@ -185,7 +204,7 @@ def compare(
     Attention keeps the scale of the full model, as it will in the slim one.
     """
     with contextlib.ExitStack() as around:
-        around.enter_context(undisturbed(module))
+        around.enter_context(undisturbed(module, recording.training))
         args, kwargs = inputs
         if recording.medium == "hollow":
             args, kwargs = tree_map_only(Tensor, of, inputs)
@@ -194,7 +213,7 @@ def compare(
             args, kwargs = tree_map_only(Tensor, fake.from_tensor, inputs)
         stack = around.enter_context(module_stack(module))
         around.enter_context(plain_kernels(stack, recording.scales))
-        mode = Lockstep(calls, counts, stack, recording.medium)
+        mode = Lockstep(calls, counts, stack, recording)
         try:
             with mode:
                 module(*args, **kwargs)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice, product
 from typing import Any, TypeAlias
 
@@ -33,6 +34,7 @@ from secateur.graph.trace import Call, Inputs, named_tensors
 
 RUNS = 250
 WINDOW = 12
+POWERS = (-0.5, 0.5, -1.0, 1.0, -0.25, 0.25)  # by which numbers are computed from widths
 SHARES = ((0.4, 0.8), (0.3, 0.6), (0.1, 0.4))  # of the units that a round's trial widths keep
 OPPOSED = 4  # rounds more in which groups are whole beside others at their least: few heads meet equalities by chance
 
@@ -45,21 +47,33 @@ Place: TypeAlias = (
 
 def probe(model: nn.Module, solution: Solution, inputs: Inputs, minimum: Mapping[str, int]) -> dict[str, Reason]:
     """Learn the repairs and equalities of `model` into `solution`; returns the groups that cannot be cut, and why."""
-    return Prober(model, solution, inputs, minimum).run()
+    stopped = Prober(model, solution, inputs, minimum).run()
+    if solution.second is not None:
+        other = replace(solution, recording=solution.second)
+        stopped = Prober(model, other, inputs, minimum, stopped).run()
+        solution.repairs, solution.equal = other.repairs, other.equal
+    return stopped
 
 
 class Prober:
     """One model cut to trial widths, and what running it has taught."""
 
-    def __init__(self, model: nn.Module, solution: Solution, inputs: Inputs, minimum: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        solution: Solution,
+        inputs: Inputs,
+        minimum: Mapping[str, int],
+        stopped: Mapping[str, Reason] | None = None,
+    ) -> None:
         self.model, self.solution, self.inputs, self.minimum = model, solution, inputs, dict(minimum)
         self.calls = visible(solution.recording)
         self.modules = dict(model.named_modules())
         self.names = {module: path for path, module in self.modules.items()}
         self.tensors = {name: tensor for name, (_, tensor) in named_tensors(model).items()}
-        self.repairs: dict[tuple[str, str], Repair] = {}
+        self.repairs: dict[tuple[str, str], Repair] = {(r.module, r.attribute): r for r in solution.repairs}
         self.refused: set[tuple[type[nn.Module], str]] = set()
-        self.stopped: dict[str, Reason] = {}
+        self.stopped: dict[str, Reason] = dict(stopped or {})
         self.runs = 0
         self.round = 0
         self.inside: dict[str, list[int]] = {}
@@ -96,10 +110,23 @@ class Prober:
         """Sizes that are asked for; attributes alone, equal sizes alone, or both: code that checks itself wants all."""
         return (
             self._mend_asked(deviation)
+            or (self._is_computed(deviation) and self._mend_sizes(deviation, attributes=False))
             or self._mend_attributes(deviation)
             or self._mend_sizes(deviation, attributes=False)
             or self._mend_sizes(deviation, attributes=True)
         )
+
+    def _is_computed(self, deviation: Deviation) -> bool:
+        """Whether the code asks for a size that is neither the old one nor the new: it follows some other width."""
+        if deviation.position >= len(self.calls):
+            return False
+        for name, dims in self.calls[deviation.position].resize.items():
+            given = deviation.asked.get(name)
+            asked = list(given) if isinstance(given, list | tuple) else [given]
+            pairs = zip(asked, _several(dims), strict=False) if len(asked) == len(_several(dims)) else ()
+            if any(type(n) is int and n not in (-1, size(d), size(d, self.counts)) for n, d in pairs):
+                return True
+        return False
 
     def _take_back(self, deviation: Deviation) -> bool:
         """Undo a repair of the modules at work if the run gets further without: a number may equal a size by chance."""
@@ -280,21 +307,28 @@ class Prober:
                 self._undo(undo)
 
     def _likewise(self, repair: Repair, path: str, value: Number) -> Iterator[Repair]:
-        """The same repair of another module: by the place of its dimension where both make as many calls, else by size.
-
-        Modules without calls, or with others, are told by the sizes that change.
-        """
+        """The same repair of another module that makes as many calls, told by the place of its dimensions."""
         own, other = self.inside.get(repair.module, []), self.inside.get(path, [])
-        if len(own) == len(other) and repair.kind is int and isinstance(value, int):
-            places = (place for place, run in self._places(repair.module, range(len(own))) if run == repair.dims)
+        if not own or len(own) != len(other):
+            yield from self._likewise_by_size(repair, path, value)
+            return
+        wanted: list[Any] = [repair.dims] if repair.kind is int else list(repair.dims)
+        values = [value] if isinstance(value, int) else list(value)
+        found: list[Dim] = []
+        for dim, n in zip(wanted, values, strict=False):
+            places = (place for place, run in self._places(repair.module, range(len(own))) if run == dim)
             runs = (self._at(path, place) for place in islice(places, WINDOW))
-            same = next((run for run in runs if run is not None and size(run) == value), None)
-            if same is not None:
-                yield Repair(path, repair.attribute, same, int)
-                return
+            same = next((run for run in runs if run is not None and size(run) == n), None)
+            if same is not None or size(dim) == n:  # what no call speaks of is a number of its own
+                found.append(same if same is not None else (n,))
+        if len(found) == len(values):
+            yield Repair(path, repair.attribute, found[0] if repair.kind is int else tuple(found), repair.kind)
+
+    def _likewise_by_size(self, repair: Repair, path: str, value: Number) -> Iterator[Repair]:
+        """The same repair of another module that makes other calls, or none: told by the sizes that change."""
         calls = [self.calls[i] for i in self._around(path)[:200]]
-        table = renamings([self.calls[i] for i in other[:200]], self.counts, self._own_dims(path))
-        found = repairs_for(path, repair.attribute, value, table, calls)
+        own = [self.calls[i] for i in self.inside.get(path, [])[:200]]
+        found = repairs_for(path, repair.attribute, value, renamings(own, self.counts, self._own_dims(path)), calls)
         yield from sorted(found, key=lambda r: _fixed(r) != _fixed(repair))
 
     def _around(self, path: str) -> list[int]:
@@ -341,12 +375,14 @@ class Prober:
         if deviation.position >= len(self.calls):
             return False
         home = self._home(deviation)
-        for one, other in islice(self._pairs(deviation, home), 6 if attributes else 40):
+        for pairs in islice(self._bundles(deviation, home), 6 if attributes else 40):
             if self.runs >= RUNS:
                 break
             known = len(self.solution.equal)
-            self.solution.equal += self._everywhere(home, one, other)
+            for one, other in pairs:
+                self.solution.equal += self._everywhere(home, one, other)
             self._cut()
+            one = pairs[0][0]
             if self._is_whole(home, one):  # that holds for any two sizes, and would tie what only looks alike
                 self._cut(least=True)
             if self._is_whole(home, one):
@@ -359,6 +395,15 @@ class Prober:
 
     def _home(self, deviation: Deviation) -> str:
         return self.calls[deviation.position].module
+
+    def _bundles(self, deviation: Deviation, home: str) -> Iterator[list[tuple[Place, Place]]]:
+        """Equalities to try: one pair of sizes; then all sizes at the deviation with one and the same elsewhere."""
+        together: dict[Place, list[tuple[Place, Place]]] = {}
+        for i, (one, other) in enumerate(self._pairs(deviation, home)):
+            together.setdefault(other, []).append((one, other))
+            if i < 2 * WINDOW:
+                yield [(one, other)]
+        yield from (pairs for pairs in together.values() if len(pairs) > 1)
 
     def _pairs(self, deviation: Deviation, home: str) -> Iterator[tuple[Place, Place]]:
         """Sizes at the deviation and sizes elsewhere in its module that were equal and no longer are."""
@@ -434,8 +479,9 @@ class Prober:
         """Freeze the groups whose width goes into a number (an attention scale): cutting would change the function."""
         for drift in drifts:
             suspects = [a for v in drift.call.tensors() for d in v.dims or () for a in atoms(d)]
-            exact = [a for a in suspects if self._explains(a, drift)]
-            names = [n for n, found in self.solution.atom_of.items() if found in set(exact or suspects)]
+            exact = list(self._source(drift)) or [a for a in suspects if self._explains(a, drift)]
+            found_in = set(exact or suspects or self._explaining(drift))
+            names = [n for n, found in self.solution.atom_of.items() if found in found_in]
             text = f"a number is computed from this width ({drift.before:.4g} becomes {drift.after:.4g})"
             reason = Reason(text, str(drift.call.func), drift.call.module)
             fresh = [n for n in names if n not in self.stopped]
@@ -444,10 +490,32 @@ class Prober:
                 fresh = self._open(d for i in self.inside[drift.call.module] for d in dims_of(self.calls[i]))
             self.stopped.update(dict.fromkeys(fresh, reason))
 
+    def _source(self, drift: Drift) -> Iterator[Atom]:
+        """The atoms of the sizes in the module of which the number is a root or a power, before and after."""
+        for i in self.inside.get(drift.call.module, []):
+            for run in (run for d in dims_of(self.calls[i]) for run in sub_products(d)):
+                old, new = size(run), size(run, self.counts)
+                if old != new and any(
+                    abs(old**p - drift.before) + abs(new**p - drift.after) < 1e-6 * abs(drift.before) for p in POWERS
+                ):
+                    yield from atoms(run)
+
+    def _explaining(self, drift: Drift) -> Iterator[Atom]:
+        """The atoms of dimensions in a module whose change explains that of a constant which the module makes."""
+        for i in self.inside.get(drift.call.module, []):
+            for d in dims_of(self.calls[i]):
+                if (share := size(d, self.counts) / max(1, size(d))) != 1 and is_power(drift, share):
+                    yield from atoms(d)
+
     def _explains(self, found: Atom, drift: Drift) -> bool:
         share = self.counts.get(found, found.size) / found.size
-        change = drift.after / drift.before if drift.before else 0.0
-        return share != 1 and any(abs(change - share**p) < 1e-6 for p in (-0.5, 0.5, -1.0, 1.0, -0.25, 0.25))
+        return share != 1 and is_power(drift, share)
+
+
+def is_power(drift: Drift, share: float) -> bool:
+    """Whether a number changed by a power of a width's change that attention scales and the like take."""
+    change = drift.after / drift.before if drift.before else 0.0
+    return any(abs(change - share**p) < 1e-6 for p in POWERS)
 
 
 def _several(dims: Dim | list[Dim]) -> list[Dim]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from secateur.graph.repair import Repair
 from secateur.graph.rules import Terms
 from secateur.graph.terms import Atom, Dim, atoms, mask, norm, size
-from secateur.graph.trace import Recording
+from secateur.graph.trace import Call, Recording
 
 if TYPE_CHECKING:
     from secateur.graph.configuration import Stated
@@ -26,7 +26,7 @@ class Solution:
 
     `dims` gives the terms of every tensor that the model owns; `equal` pairs of dimensions that must keep equal sizes;
     `repairs` the attributes that follow sizes; `stated` the numbers of the model's configuration, once they are asked
-    for.
+    for. `second` is the recording of a run in training mode, over the same units, of a model that does more then.
     """
 
     recording: Recording
@@ -36,6 +36,17 @@ class Solution:
     equal: list[tuple[Dim, Dim]] = field(default_factory=list)
     repairs: list[Repair] = field(default_factory=list)
     stated: list[Stated] | None = None
+    second: Recording | None = None
+
+    @property
+    def recordings(self) -> list[Recording]:
+        """All recorded runs."""
+        return [self.recording] if self.second is None else [self.recording, self.second]
+
+    @property
+    def calls(self) -> list[Call]:
+        """The calls of all of them."""
+        return [call for recording in self.recordings for call in recording.calls]
 
     def counts(self, by_name: Mapping[str, int]) -> dict[Atom, int]:
         """Units left for each atom, from units left for each group."""

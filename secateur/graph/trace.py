@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import logging
-import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -25,11 +23,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
 
 from secateur.errors import InputError, TraceError
-from secateur.graph import hollow
-from secateur.graph.terms import Dim, atom, const
+from secateur.graph import hollow, memory
+from secateur.graph.choices import Choices, Execute, Held
+from secateur.graph.state import Written, undisturbed
+from secateur.graph.terms import Dim, atom, const, is_const, norm
 
 LeafKind = Literal["parameter", "buffer", "attribute", "input", "constant"]
 Medium = Literal["hollow", "fake", "real"]
+MEDIA: tuple[Medium, ...] = ("hollow", "fake", "real")
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -113,6 +114,8 @@ class Recording:
     `medium` says what it ran on, so that later runs use the same: hollow tensors where they do, torch's fake ones where
     those are needed, real ones where the way through the model depends on values. `queries` are those of attention that
     states no scale, with the module that runs it. `memory`: the ids of outputs that only the model itself reads.
+    `choices` are those that depend on values, and `seen` what they are made from, in order. `written` are the
+    attributes that the run changed, `training` says in which mode it was.
     """
 
     calls: list[Call]
@@ -121,6 +124,10 @@ class Recording:
     medium: Medium = "hollow"
     queries: list[tuple[str, Value]] = field(default_factory=list)
     memory: frozenset[int] = frozenset()
+    choices: Choices = field(default_factory=Choices)
+    seen: list[Value] = field(default_factory=list)
+    written: list[Written] = field(default_factory=list)
+    training: bool = False
 
     @property
     def scales(self) -> dict[str, float]:
@@ -129,6 +136,16 @@ class Recording:
         for path, query in self.queries:
             sizes.setdefault(path, set()).add(query.shape[-1])
         return {path: float(min(found)) ** -0.5 for path, found in sizes.items() if len(found) == 1}
+
+    @property
+    def compared(self) -> list[Value]:
+        """What runs are compared by: the results, and what choices are made from, where no cut changes its shape."""
+        return [*self.outputs, *(self.seen[i] for i in self.fixed)]
+
+    @property
+    def fixed(self) -> list[int]:
+        """Which of `seen` have a shape that no cut changes, by position."""
+        return [i for i, value in enumerate(self.seen) if all(is_const(norm(d)) for d in value.dims or ())]
 
     def own(self) -> Iterator[Leaf]:
         """The leaves that belong to the model."""
@@ -165,70 +182,6 @@ def named_tensors(model: nn.Module) -> dict[str, tuple[LeafKind, Tensor]]:
                     seen.add(id(value))
                     found[f"{prefix}.{name}" if prefix else name] = (kind, value)
     return found
-
-
-@contextlib.contextmanager
-def undisturbed(model: nn.Module, training: bool = False) -> Iterator[None]:
-    """Runs the block with the model in evaluation (or training) mode and puts modes and attributes back afterwards.
-
-    A forward may write to its module (caches of attention biases, position tables); whatever it writes is taken back.
-    """
-    before = []
-    for module in model.modules():
-        state = {k: v.copy() for k, v in module.__dict__.items() if _is_own_store(k, v)}
-        before.append((module, dict(module.__dict__), state, dict(module._buffers)))
-    values = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if type(buffer) is Tensor]
-    forget(model)
-    try:
-        model.train(training)
-        yield
-    finally:
-        forget(model)
-        for module, originals, state, buffers in before:
-            for key in [k for k in module.__dict__ if k not in originals]:
-                del module.__dict__[key]
-            for key, value in originals.items():
-                module.__dict__[key] = value
-                if key not in state:
-                    continue
-                if type(value) is dict:
-                    value.clear()
-                    value.update(state[key])
-                else:
-                    value[:] = state[key]
-            module._buffers.clear()
-            module._buffers.update(buffers)
-        with torch.no_grad():
-            for buffer, value in values:
-                if not torch.equal(buffer, value):
-                    buffer.copy_(value)
-
-
-def forget(model: nn.Module) -> None:
-    """Empty what `functools.lru_cache` remembers of functions beside the model's classes: it would outlast the run."""
-    classes = {c for module in model.modules() for c in type(module).__mro__ if not c.__module__.startswith("torch.")}
-    homes: list[Any] = [
-        *classes,
-        *(sys.modules[name] for name in {c.__module__ for c in classes} if name in sys.modules),
-    ]
-    for home in homes:
-        for value in [getattr(found, "__func__", found) for found in vars(home).values()]:
-            cells = getattr(value, "__closure__", None) or ()
-            for function in (value, *(cell.cell_contents for cell in cells if _filled(cell))):
-                if isinstance(function, functools._lru_cache_wrapper):
-                    function.cache_clear()
-
-
-def _filled(cell: Any) -> bool:
-    try:
-        return cell.cell_contents is not None
-    except ValueError:
-        return False
-
-
-def _is_own_store(key: str, value: Any) -> bool:
-    """Whether an attribute is a list or a dictionary of the module's author, not one of torch's."""
-    return type(value) is list or (type(value) is dict and not key.startswith("_"))
 
 
 class PlainFunctions(TorchFunctionMode):
@@ -318,17 +271,22 @@ def call_plainly(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return func(*args, **kwargs)
 
 
+def execution(medium: Medium) -> Execute:
+    """How calls are made on tensors of a kind."""
+    return hollow.run if medium == "hollow" else call_plainly
+
+
 class Recorder(TorchDispatchMode):
     """Writes down every ATen call made while it is active."""
 
-    def __init__(self, leaves: Sequence[Leaf], stack: list[str], medium: Medium) -> None:
+    def __init__(self, leaves: Sequence[Leaf], stack: list[str], medium: Medium, held: Held) -> None:
         super().__init__()
         self.calls: list[Call] = []
         self.leaves = list(leaves)
         self.stack = stack
         self.values: dict[int, Value] = {id(leaf.tensor): leaf.value for leaf in leaves}
         self.alive: list[Tensor] = [leaf.tensor for leaf in leaves]  # ids stay unique as long as the tensors live
-        self.execute = hollow.run if medium == "hollow" else call_plainly
+        self.execute = held.around(execution(medium))
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -392,14 +350,46 @@ def record(
     """
     tensors = named_tensors(model)
     _check_devices(tensors, inputs)
-    with undisturbed(model, training):  # outside the fake mode, so that it restores real values
-        with contextlib.suppress(Exception):  # whatever it is, fake tensors know more and tell it better
-            return _run(model, tree_map_only(Tensor, hollow.of, inputs), tensors, dims, "hollow", wanted)
+
+    def attempt(medium: Medium, choices: Choices) -> Recording:
+        with undisturbed(model, training) as written, _tensors_on(medium) as made:  # real values are restored outside
+            given = tree_map_only(Tensor, made, inputs)
+            recording = _run(model, given, tensors, dims, wanted=wanted, medium=medium, choices=choices)
+        recording.written, recording.training = written, training
+        return recording
+
+    with contextlib.suppress(Exception):  # whatever it is, fake tensors know more and tell it better
+        return attempt("hollow", Choices())
+    try:
+        return attempt("fake", Choices())
+    except (DataDependentOutputException, DynamicOutputShapeException):
+        with undisturbed(model, training):
+            choices = _choose(model, inputs)
+    for medium in MEDIA[:2]:
+        with contextlib.suppress(Exception):
+            return attempt(medium, choices)
+    return attempt("real", choices)
+
+
+@contextlib.contextmanager
+def _tensors_on(medium: Medium) -> Iterator[Callable[[Tensor], Tensor]]:
+    """What makes the tensors that a run of some medium is given, while the block runs."""
+    if medium == "fake":
+        with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+            yield fake.from_tensor
+    else:
+        yield hollow.of if medium == "hollow" else lambda tensor: tensor
+
+
+def _choose(model: nn.Module, inputs: Inputs) -> Choices:
+    """What the model chooses by looking at values when it is run on the example."""
+    choices = Choices()
+    with plain_kernels(), Held(choices, writing=True):
         try:
-            with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-                return _run(model, tree_map_only(Tensor, fake.from_tensor, inputs), tensors, dims, "fake", wanted)
-        except (DataDependentOutputException, DynamicOutputShapeException):
-            return _run(model, inputs, tensors, dims, "real", wanted)
+            model(*inputs[0], **inputs[1])
+        except Exception as error:
+            raise _failure(error, model) from error
+    return choices
 
 
 def _run(
@@ -407,8 +397,10 @@ def _run(
     inputs: Inputs,
     tensors: Mapping[str, tuple[LeafKind, Tensor]],
     dims: Mapping[str, list[Dim]] | None,
-    medium: Medium,
+    *,
     wanted: Collection[str] | None,
+    medium: Medium,
+    choices: Choices,
 ) -> Recording:
     leaves = []
     for name, (kind, tensor) in tensors.items():
@@ -417,23 +409,29 @@ def _run(
     for i, tensor in enumerate(t for t in tree_flatten(inputs)[0] if isinstance(t, Tensor)):
         leaves.append(Leaf(f"input {i}", "input", tensor, Value(tuple(tensor.shape), [const(n) for n in tensor.shape])))
     with module_stack(model) as stack, plain_kernels(stack) as functions:
-        recorder = Recorder(leaves, stack, medium)
+        held = Held(choices)
+        recorder = Recorder(leaves, stack, medium, held)
         try:
             with recorder:
                 output = model(*inputs[0], **inputs[1])
         except (DataDependentOutputException, DynamicOutputShapeException):
             raise
         except Exception as error:
-            path = failing_module(error, model)
-            place = f"in module '{path}' ({type(model.get_submodule(path)).__name__})" if path else "in its forward"
-            raise TraceError(
-                f"The model raised {type(error).__name__} {place} when it was called on the example: {error}. "
-                f"Call the model on the example yourself; it must run before it can be pruned."
-            ) from error
+            raise _failure(error, model) from error
         outputs = [recorder.value(t) for t in tensors_of(output)]
-        memory = frozenset(id(recorder.value(t)) for t in memory_of(model, inputs, output, wanted))
+        kept = frozenset(id(recorder.value(t)) for t in memory_of(model, inputs, output, wanted))
         queries = [(path, recorder.value(query)) for path, query in functions.queries]
-    return Recording(recorder.calls, recorder.leaves, outputs, medium, queries, memory)
+        seen = [recorder.value(tensor) for tensor in held.seen]
+    return Recording(recorder.calls, recorder.leaves, outputs, medium, queries, kept, choices, seen)
+
+
+def _failure(error: Exception, model: nn.Module) -> TraceError:
+    path = failing_module(error, model)
+    place = f"in module '{path}' ({type(model.get_submodule(path)).__name__})" if path else "in its forward"
+    return TraceError(
+        f"The model raised {type(error).__name__} {place} when it was called on the example: {error}. "
+        f"Call the model on the example yourself; it must run before it can be pruned."
+    )
 
 
 def failing_module(error: BaseException, model: nn.Module) -> str | None:
@@ -461,23 +459,9 @@ def tensors_of(output: Any) -> list[Tensor]:
 
 
 def memory_of(model: nn.Module, inputs: Inputs, output: Any, wanted: Collection[str] | None) -> list[Tensor]:
-    """The tensors that a model returns in order to get them back: those under the name of an argument left out.
-
-    A cache of keys and values or the state of a recurrence has no other reader, so its widths need not stay. Where the
-    results that are `wanted` are named, all others count as memory. Raises `InputError` for names that are not there.
-    """
+    """The tensors in a model's result that only the model itself reads: those under free names and under no other."""
     fields = output if isinstance(output, Mapping) else getattr(output, "__dict__", {})
-    if wanted is not None:
-        for name in set(wanted) - set(fields):
-            known = ", ".join(map(repr, fields)) or "no names"
-            raise InputError(f"The 'outputs' parameter of groups holds {name!r}. The model's result has {known}.")
-        free = set(fields) - set(wanted)
-    else:
-        try:
-            arguments = inspect.signature(model.forward).bind_partial(*inputs[0], **inputs[1])
-        except (TypeError, ValueError):
-            return []
-        free = set(fields) & (set(arguments.signature.parameters) - set(arguments.arguments))
+    free = memory.free_names(model, inputs, fields, wanted)
     seen = {id(t) for name, value in fields.items() if name not in free for t in tensors_of(value)}
     return [t for name in free for t in tensors_of(fields[name]) if id(t) not in seen]
 

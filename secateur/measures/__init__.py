@@ -2,6 +2,18 @@
 
 from secateur.measures.classification import Accuracy, accuracy
 from secateur.measures.cost import Size, size
+from secateur.measures.prunability import Prunability, prunability
 from secateur.measures.timing import Comparison, Latency, compare, latency
 
-__all__ = ["Accuracy", "Comparison", "Latency", "Size", "accuracy", "compare", "latency", "size"]
+__all__ = [
+    "Accuracy",
+    "Comparison",
+    "Latency",
+    "Prunability",
+    "Size",
+    "accuracy",
+    "compare",
+    "latency",
+    "prunability",
+    "size",
+]

@@ -79,16 +79,13 @@ def curve(name: str, history: History) -> Curve:
     return Curve(name=name, epochs=tuple(rows))
 
 
-def plan_row(chosen: Plan, budget: str, round_to: int) -> PlanRow:
-    """What was asked and what the plan reached, in the unit that the budget counts."""
+def plan_row(chosen: Plan, budget: str, whole: float, round_to: int) -> PlanRow:
+    """What was asked and what the plan reached, in the unit that the budget counts; the dense model has `whole`."""
     unit = Budget.parse(budget).unit
-    if unit == "channels":
-        share = sum(chosen.counts.values()) / max(1, sum(chosen.units.values()))
-    else:
-        share = getattr(chosen.reached, unit) / max(1, getattr(chosen.dense, unit))
+    left = sum(chosen.counts.values()) if unit == "channels" else getattr(chosen.reached, unit)
     return PlanRow(
         asked=budget,
-        reached=f"{100 * share:.1f}% {unit}",
+        reached=f"{100 * left / max(1, whole):.1f}% {unit}",
         criterion=chosen.criterion,
         allocation=chosen.allocation,
         round_to=round_to,

@@ -77,7 +77,7 @@ def tradeoff(record: RunRecord) -> dict[str, Markup] | None:
     sparse = summary.masked_only(record)
     points = [
         charts.Point(
-            summary.LABELS[row.stage].removeprefix("batch "),
+            summary.label(row).removeprefix("batch "),
             float(row.nonzero_macs if sparse and row.nonzero_macs is not None else row.macs),
             row.accuracy.value,
             row.accuracy.low,

@@ -61,9 +61,13 @@ class SpeedupRow(Row):
 
 
 class StageRow(Row):
-    """The model at one bend of the run. `macs` and `params` count its shapes; `nonzero_*` leave masked weights out."""
+    """The model at one bend of the run. `macs` and `params` count its shapes; `nonzero_*` leave masked weights out.
+
+    `round` counts from 1 where the model was cut several times.
+    """
 
     stage: StageName
+    round: int | None = None
     params: int
     macs: int
     accuracy: AccuracyRow | None = None
@@ -153,6 +157,8 @@ class Hardware(Row):
 class RunRecord(Row):
     """Everything a run found out; `stages` come in the order in which they happened, the first is the dense model.
 
+    A run that cut nothing has no plan and this one stage.
+
     >>> record = RunRecord.load("out/result.json")
     >>> record.final.accuracy.value, record.ratio("macs")
     """
@@ -165,7 +171,7 @@ class RunRecord(Row):
     hardware: Hardware
     started: str
     seeds: tuple[int, ...] = (0,)
-    plan: PlanRow
+    plan: PlanRow | None = None
     stages: tuple[StageRow, ...]
     groups: tuple[GroupRow, ...] = ()
     frozen: tuple[FrozenRow, ...] = ()
@@ -185,8 +191,8 @@ class RunRecord(Row):
         return self.stages[-1]
 
     def stage(self, name: StageName) -> StageRow | None:
-        """The row of a stage, or None if the run did not have it."""
-        return next((row for row in self.stages if row.stage == name), None)
+        """The last row of a stage, or None if the run did not have it."""
+        return next((row for row in reversed(self.stages) if row.stage == name), None)
 
     def ratio(self, quantity: Literal["macs", "params", "bytes", "latency"]) -> float | None:
         """How many times more of `quantity` the dense model needs than the final one; None if it was not measured."""
@@ -218,7 +224,7 @@ class RunRecord(Row):
             "model": self.model,
             "data": self.data,
             "seeds": " ".join(map(str, self.seeds)),
-            "budget": self.plan.asked,
+            "budget": self.plan.asked if self.plan else None,
         }
         return {**run, "stage": stage.stage, **accuracy, **values, **latency}
 

@@ -81,12 +81,19 @@ def masked_only(record: RunRecord) -> bool:
 
 def lede(record: RunRecord) -> str:
     """The result in one or two sentences."""
+    if record.plan is None:
+        return _as_it_is(record.dense)
     first = _sparser(record) if masked_only(record) else _smaller(record)
     before, after = record.dense.accuracy, record.final.accuracy
     if before is None or after is None:
         return first
     moved = text.points(after.value - before.value)
     return f"{first} Test accuracy {text.share(before.value)} → {text.share(after.value)} ({moved})."
+
+
+def _as_it_is(row: StageRow) -> str:
+    costs = f"{text.count(row.params)} parameters, {text.count(row.macs)} MACs."
+    return f"{costs} Test accuracy {text.share(row.accuracy.value)}." if row.accuracy else costs
 
 
 def _sparser(record: RunRecord) -> str:
@@ -107,6 +114,8 @@ def _smaller(record: RunRecord) -> str:
 
 def tiles(record: RunRecord) -> list[Tile]:
     """The figures a reader looks for first, as far as they were measured."""
+    if record.plan is None:
+        return _tiles_of_one(record.dense)
     dense, final = record.dense, record.final
     made: list[Tile] = []
     if dense.accuracy and final.accuracy:
@@ -127,6 +136,17 @@ def tiles(record: RunRecord) -> list[Tile]:
     return made
 
 
+def _tiles_of_one(row: StageRow) -> list[Tile]:
+    found = (
+        ("Test accuracy", text.share(row.accuracy.value) if row.accuracy else text.MISSING, interval(row)),
+        ("MACs", text.count(row.macs), "of one input"),
+        ("Parameters", text.count(row.params), ""),
+        ("File", text.size(row.bytes), ""),
+        ("Latency", text.milliseconds(row.latency.median_ms) if row.latency else text.MISSING, ""),
+    )
+    return [Tile(name, figure, "", note) for name, figure, note in found if figure != text.MISSING]
+
+
 def _tile(name: str, words: str, before: str, after: str) -> Tile:
     figure, _, unit = words.partition(" ")
     return Tile(name, figure, unit, f"{before} → {after}")
@@ -134,6 +154,8 @@ def _tile(name: str, words: str, before: str, after: str) -> Tile:
 
 def columns(record: RunRecord) -> list[tuple[str, StageRow]]:
     """The models side by side: dense, the masked one where it was measured beside the cut, and the last."""
+    if record.plan is None:
+        return [("dense", record.dense)]
     masked = record.stage("masked")
     between = [] if masked is None or masked_only(record) else [("masked", masked)]
     return [("dense", record.dense), *between, ("sparse" if masked_only(record) else "slim", record.final)]
@@ -196,6 +218,11 @@ def interval(row: StageRow) -> str:
     return f"{100 * row.accuracy.low:.2f}–{100 * row.accuracy.high:.2f}" if row.accuracy else ""
 
 
+def label(row: StageRow) -> str:
+    """What a table calls a stage."""
+    return LABELS[row.stage] + (f", round {row.round}" if row.round is not None else "")
+
+
 def stage_lines(record: RunRecord) -> list[StageLine]:
     """One line a stage, each against the dense model."""
     return [_stage_line(row, record.dense) for row in record.stages]
@@ -204,7 +231,7 @@ def stage_lines(record: RunRecord) -> list[StageLine]:
 def _stage_line(row: StageRow, dense: StageRow) -> StageLine:
     moved = row.accuracy.value - dense.accuracy.value if row.accuracy and dense.accuracy and row is not dense else None
     return StageLine(
-        name=LABELS[row.stage],
+        name=label(row),
         accuracy=text.share(row.accuracy.value) if row.accuracy else text.MISSING,
         interval=interval(row),
         loss=text.number(row.loss),

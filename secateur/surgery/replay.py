@@ -11,10 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from secateur.graph.choices import holding
 from secateur.graph.terms import Atom, Dim, atoms, mask, size
 from secateur.graph.trace import Call, Recording, Value
 
@@ -96,7 +98,7 @@ class Narrowing:
 
 def _lines(value: Value, keep: Mapping[Atom, Any]) -> list[Tensor | None]:
     return [
-        torch.from_numpy(mask(d, keep)).nonzero().flatten() if any(a in keep for a in atoms(d)) else None
+        torch.from_numpy(np.flatnonzero(mask(d, keep))) if any(a in keep for a in atoms(d)) else None
         for d in value.dims or ()
     ]
 
@@ -133,7 +135,7 @@ def _run(
         else:
             known[id(leaf.value)] = tensors[leaf.name]
     last = last_uses(recording)
-    with torch.no_grad():
+    with torch.no_grad(), holding(recording.choices):
         for position, call in enumerate(recording.calls):
             args = tree_map_only(Value, lambda v: known[id(v)], call.args)
             result = compute(call, args)
@@ -142,7 +144,7 @@ def _run(
                 known[id(value)] = tensor
             for gone in last.get(position, ()):
                 known.pop(gone, None)
-    return [known[id(value)] for value in recording.outputs]
+    return [known[id(value)] for value in recording.compared]
 
 
 def last_uses(recording: Recording) -> dict[int, list[int]]:
@@ -151,7 +153,7 @@ def last_uses(recording: Recording) -> dict[int, list[int]]:
     for position, call in enumerate(recording.calls):
         for value in (*call.tensors(), *call.outs):
             last[id(value)] = position
-    for value in recording.outputs:
+    for value in recording.compared:
         last.pop(id(value), None)
     by_position: dict[int, list[int]] = {}
     for value_id, position in last.items():
@@ -162,6 +164,9 @@ def last_uses(recording: Recording) -> dict[int, list[int]]:
 def invoke(call: Call, args: Mapping[str, Any], counts: Mapping[Atom, int] | None) -> Any:
     """Run one recorded call on the arguments given, with sizes asked for anew where units are gone."""
     func, args = call.func, dict(args)
+    if call.op == "view" and "size" in args:
+        func = torch.ops.aten.reshape.default  # kernels in float64 may lay their results out in another way
+        args["shape"] = args["size"]
     if counts is not None:
         if call.op == "as_strided" and "size" in call.resize:
             return args["self"].clone()
@@ -169,7 +174,7 @@ def invoke(call: Call, args: Mapping[str, Any], counts: Mapping[Atom, int] | Non
             func = torch.ops.aten.split_with_sizes.default
             args = {"self": args["self"], "split_sizes": None, "dim": args["dim"]}
         for name, dims in call.resize.items():
-            args[name] = sizes(dims, counts)
+            args["shape" if "shape" in args and name == "size" else name] = sizes(dims, counts)
     positional, keywords = [], {}
     for name, by_keyword in _arguments(func):
         value = args[name]

@@ -13,6 +13,7 @@ from secateur.graph.configuration import restate, stated
 from secateur.graph.cutting import Kept, cut_optimizer, cut_tensor, rebuild
 from secateur.graph.discovery import check_finite, groups
 from secateur.graph.repair import set_attribute, standard
+from secateur.graph.state import take_back
 from secateur.graph.terms import size
 from secateur.graph.trace import named_tensors
 from secateur.graph.units import Frozen, Group, Groups
@@ -99,6 +100,8 @@ def cut(groups: Groups, keep: Mapping[str, Tensor]) -> tuple[nn.Module, list[tup
     kept = solution.kept(keep)
     tensors = {name: t for name, (_, t) in named_tensors(groups.model).items()}
     module = rebuild(groups.model, {name: cut_tensor(tensors[name], lines) for name, lines in kept.items()})
+    for recording in solution.recordings:
+        take_back(module, recording.written)
     _drop_caches(module)
     for path, scale in kept_scales(groups, keep).items():
         keep_scale(module.get_submodule(path), scale)
@@ -108,7 +111,7 @@ def cut(groups: Groups, keep: Mapping[str, Tensor]) -> tuple[nn.Module, list[tup
         value = repair.value(counts)
         set_attribute(module.get_submodule(repair.module), repair.attribute, value)
         done.append((repair.module, repair.attribute, value))
-    done += standard(module, solution.recording.calls, counts)
+    done += standard(module, solution.calls, counts)
     if solution.stated is None:
         solution.stated = stated(groups.model, solution)
     done += restate(module, solution.stated, counts)

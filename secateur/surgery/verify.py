@@ -22,9 +22,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from secateur.errors import ProofError
+from secateur.graph.choices import holding
 from secateur.graph.cutting import cut_tensor, rebuild, rebuilt
+from secateur.graph.memory import forget
+from secateur.graph.state import set_mode, take_back
 from secateur.graph.terms import Atom
-from secateur.graph.trace import Inputs, Recording, forget, named_tensors, plain_kernels, tensors_of
+from secateur.graph.trace import Inputs, Recording, named_tensors, plain_kernels, tensors_of
 from secateur.graph.units import Group, Groups
 from secateur.surgery.following import Follower
 from secateur.surgery.kernels import LARGE, depthwise, grouped, is_depthwise, is_grouped, is_streamed, streamed
@@ -50,13 +53,23 @@ class Verifier:
         own = {name: tensor.detach() for name, (_, tensor) in named_tensors(groups.model).items()}
         self.whole = fits(own.values()) if whole is None else whole
         self.tensors = {name: redrawn(name, t, generator) for name, t in own.items()}
-        self.as_they_are = linear_weights(self.solution.recording) if self.whole else set(own)
+        self.recordings = [r for r in self.solution.recordings if not is_random(r)]
+        self.recording = self.solution.recording
+        as_they_are = [linear_weights(recording) for recording in self.recordings]
+        self.as_they_are = set.intersection(*as_they_are) if self.whole else set(own)
         self.dtype = next((p.dtype for p in groups.model.parameters() if p.is_floating_point()), torch.float32)
         self.inputs: Inputs = tree_map_only(Tensor, _double, groups.inputs)
         self.flat = [t for t in tree_flatten(self.inputs)[0] if isinstance(t, Tensor)]
 
     def prove(self, slim: nn.Module, keep: Keep) -> Proof:
-        """Compare `slim`, which keeps the units of `keep`, with its references."""
+        """Compare `slim`, which keeps the units of `keep`, with its references, in every mode that was recorded."""
+        proofs = []
+        for recording in self.recordings:
+            self.recording = recording
+            proofs.append(self._prove(slim, keep))
+        return worst(proofs)
+
+    def _prove(self, slim: nn.Module, keep: Keep) -> Proof:
         cut = self._cut(keep)
         counts = self.solution.counts({name: len(k) for name, k in keep.items()})
         slim_out, arrived = self._followed(slim, cut, counts)
@@ -74,13 +87,13 @@ class Verifier:
         seen, arrived = self._followed(self.groups.model, zeroed, {}, Narrowing(kept))
         if not arrived:
             with plain_kernels(), _default_double(), Promote(self.dtype):
-                seen = interpret(self.solution.recording, zeroed, self.flat, kept)
+                seen = interpret(self.recording, zeroed, self.flat, kept)
         return Proof(None, apart, error(self._left(seen, keep), replayed), TOLERANCE, "float64")
 
     def _left(self, outputs: Sequence[Tensor], keep: Keep) -> list[Tensor]:
         """The full model's outputs with kept entries only: memory that it returns (a cache) is cut with its units."""
-        values, kept = self.solution.recording.outputs, self.solution.keep(keep)
-        return [narrowed(value, t, kept) for value, t in zip(values, outputs, strict=True)]
+        kept = self.solution.keep(keep)
+        return [narrowed(value, t, kept) for value, t in zip(self.recording.compared, outputs, strict=True)]
 
     def _followed(
         self,
@@ -91,14 +104,14 @@ class Verifier:
     ) -> tuple[list[Tensor], bool]:
         """What a module returns with other tensors; and whether it made the recorded calls, all and no other."""
         dressed, own = rebuilt(model, tensors)
-        follower = Follower(self.solution.recording, own, self.flat, counts, narrowing)
+        follower = Follower(self.recording, own, self.flat, counts, narrowing)
         outputs = self._forward(dressed, follower)
         return outputs, follower.arrived(outputs)
 
     def _replay(self, cut: Mapping[str, Tensor], counts: Mapping[Atom, int]) -> list[Tensor]:
         """The recording on cut tensors."""
         with plain_kernels(), _default_double(), Promote(self.dtype):
-            return replay(self.solution.recording, cut, self.flat, counts)
+            return replay(self.recording, cut, self.flat, counts)
 
     def _cut(self, keep: Keep) -> dict[str, Tensor]:
         """All tensors, with kept entries only."""
@@ -123,16 +136,41 @@ class Verifier:
 
     def _forward(self, model: nn.Module, watcher: Follower | None = None) -> list[Tensor]:
         args, kwargs = self.inputs
+        take_back(model, self.recording.written)
+        set_mode(model, self.recording.training)
         with contextlib.ExitStack() as around:
             for mode in (torch.no_grad(), plain_kernels(), _default_double(), Promote(self.dtype)):
                 around.enter_context(mode)
             if not self.whole:
                 around.enter_context(CastArguments())
+            seen = around.enter_context(holding(self.recording.choices))
             if watcher is not None:
                 around.enter_context(watcher)
             forget(model)
             around.callback(forget, model)  # what its functions remember is in float64 now
-            return tensors_of(model.eval()(*args, **kwargs))
+            outputs = tensors_of(model(*args, **kwargs))
+        return [*outputs, *(seen[i] for i in self.recording.fixed)]
+
+
+def worst(proofs: Sequence[Proof]) -> Proof:
+    """One proof with the largest differences of several."""
+
+    def largest(errors: Sequence[float | None]) -> float | None:
+        made = [e for e in errors if e is not None]
+        return next((e for e in made if math.isnan(e)), max(made)) if made else None
+
+    return Proof(
+        masked=largest([p.masked for p in proofs]),
+        replayed=largest([p.replayed for p in proofs]) or 0.0,
+        statistics=largest([p.statistics for p in proofs]),
+        tolerance=proofs[0].tolerance,
+        dtype=proofs[0].dtype,
+    )
+
+
+def is_random(recording: Recording) -> bool:
+    """Whether two runs in the recording's mode differ by themselves; evaluation is taken at its word."""
+    return recording.training and any(torch.Tag.nondeterministic_seeded in call.func.tags for call in recording.calls)
 
 
 def redrawn(name: str, tensor: Tensor, generator: torch.Generator) -> Tensor:
@@ -202,7 +240,7 @@ class Promote(TorchDispatchMode):
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
-        self.epsilon = torch.finfo(dtype).eps
+        self.dtype, self.epsilon = dtype, torch.finfo(dtype).eps
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -215,6 +253,8 @@ class Promote(TorchDispatchMode):
             bias, rows, weight = (None, *args)[-3:]
             return streamed(self._lift(bias), self._lift(rows), weight)
         lifted = [self._lift(value) for value in args]
+        if func is torch.ops.aten.lift_fresh.default and args[0].is_floating_point():
+            return func(_double(args[0].to(self.dtype)))  # numbers that code makes a tensor of have its precision
         if is_depthwise(func, lifted):
             return depthwise(*lifted[:6])
         if is_grouped(func, lifted):

@@ -123,9 +123,25 @@ def generators(loader: Iterable[Any]) -> list[torch.Generator]:
     return list(unique.values())
 
 
-def take(loader: Iterable[Any], steps: int) -> Iterator[Any]:
-    """At most `steps` batches of the loader."""
-    return itertools.islice(iter(loader), steps)
+def groups_of(loader: Iterable[Any], start: int, batches: int, size: int, seed: Callable[[int], None]) -> Iterator[Any]:
+    """The batches of an epoch in groups of `size`, one group a step, from step `start` on; `batches` at most in all.
+
+    A loader with `since` gives its batches from there, functions of the epoch and their number. Any other is gone
+    through from its beginning, and `seed` is called with the number of each step before its batches are fetched, so
+    that what loading draws is the same for a run that starts in the middle.
+    """
+    anywhere = callable(getattr(loader, "since", None))
+    first = start if anywhere else 0
+    source = loader.since(first * size) if anywhere else iter(loader)  # type: ignore[attr-defined]
+    source = itertools.islice(source, batches - first * size)
+    for step in itertools.count(first):
+        if not anywhere:
+            seed(step)
+        group = tuple(itertools.islice(source, size))
+        if not group:
+            return
+        if step >= start:
+            yield group
 
 
 def last_batch(loader: Iterable[Any]) -> int | None:

@@ -7,7 +7,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,16 @@ class Epoch:
 
 @dataclass
 class History:
-    """The rows of a training and the model it ended with: another object than went in if a method replaced it."""
+    """The rows of a training and the model it ended with: another object than went in if a method replaced it.
+
+    `ema` is the moving average of the weights, where one was asked for: what the validation columns tell of.
+
+    >>> history.model.load_state_dict(history.ema)
+    """
 
     model: nn.Module
     rows: list[Epoch] = field(default_factory=list)
+    ema: dict[str, Tensor] | None = None
 
     @property
     def best(self) -> Epoch | None:

@@ -10,10 +10,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from secateur.ranks import world
 from secateur.training.settings import Training
 from secateur.training.state import State
 
-_NO_MATTER = ("checkpoint", "progress", "on_epoch", "steps_per_epoch", "precision", "channels_last")
+_NO_MATTER = ("checkpoint", "checkpoint_minutes", "log", "trackers", "progress", "on_epoch")
+_RESOLVED = ("steps_per_epoch", "precision", "channels_last", "compile")
 _TOLD = ("samples", "batch_size", "seed", "augment")
 
 
@@ -40,19 +42,22 @@ def describe(value: Any) -> str:
     return str(getattr(value, "__qualname__", type(value).__qualname__))
 
 
-def identity(settings: Training, state: State, data: Any, train: Iterable[Any]) -> dict[str, str]:
+def identity(settings: Training, state: State, data: Any, train: Iterable[Any], compiled: bool) -> dict[str, str]:
     """The description of a run, by the names a user knows; taken before the methods' setup.
 
-    Precision and layout enter as what "auto" came to, for another machine may decide otherwise.
+    Precision, layout and compiling enter as what "auto" came to, for another machine may decide otherwise.
     """
+    left_out = (*_NO_MATTER, *_RESOLVED)
     described = {
-        item.name: describe(getattr(settings, item.name)) for item in fields(settings) if item.name not in _NO_MATTER
+        item.name: describe(getattr(settings, item.name)) for item in fields(settings) if item.name not in left_out
     }
     return {
         **described,
         "steps_per_epoch": str(state.steps_per_epoch),
         "precision": state.precision,
         "channels_last": str(state.channels_last),
+        "compile": str(compiled),
+        "ranks": str(world()[1]),
         "methods": describe(state.moments.methods),
         "model": _shape_of(state.model),
         "data": _source_of(data, train),

@@ -33,6 +33,10 @@ MOMENTS = ("setup", "penalty", "before_step", "after_step", "epoch_end", "finish
 class Method(Protocol):
     """What a method may have: write the functions it needs and no others; there is nothing to inherit from.
 
+    On several devices every rank calls every moment, and what a method decides must be the same on all: draws come from
+    `state.generator`, numbers made of `state.batch` are averaged (`secateur.ranks.mean_over_ranks`). A method that
+    never needs a whole tensor can say so with an attribute `sharded = True`, and then goes with sharded weights.
+
     >>> class WeightDecay:
     ...     def before_step(self, state):
     ...         for parameter in state.model.parameters():

@@ -7,9 +7,14 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.utils._triton import has_triton
 
-Precision = Literal["fp32", "bf16"]
+from secateur.errors import InputError
+
+Precision = Literal["fp32", "bf16", "fp16"]
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
+COMPILING_PAYS = 5000  # steps; compiling takes a minute or two, and saves some ten milliseconds of a step
 
 
 def bf16_is_fast(device: torch.device) -> bool:
@@ -20,8 +25,15 @@ def bf16_is_fast(device: torch.device) -> bool:
     return device.type == "cpu" and any(test() for test in tests if test is not None)
 
 
-def resolve_precision(asked: Literal["auto", "fp32", "bf16"], model: nn.Module, device: torch.device) -> Precision:
+def resolve_precision(
+    asked: Literal["auto", "fp32", "bf16", "fp16"], model: nn.Module, device: torch.device
+) -> Precision:
     """What "auto" means for this model here: "bf16" for float32 models on devices that are fast at it."""
+    if asked == "fp16" and device.type != "cuda":
+        raise InputError(
+            f'The precision "fp16" needs a CUDA device for its loss scaling. The model is on {device.type}; '
+            'take "bf16", or "auto".'
+        )
     if asked != "auto":
         return asked
     single = all(parameter.dtype == torch.float32 for parameter in model.parameters())
@@ -29,8 +41,21 @@ def resolve_precision(asked: Literal["auto", "fp32", "bf16"], model: nn.Module, 
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """A block whose matrix products run in bfloat16 (parameters and sums stay as they are), or that changes nothing."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    """A block whose matrix products run in half precision (parameters and sums stay), or that changes nothing."""
+    kind = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, kind, enabled=precision != "fp32")
+
+
+def gradient_scaler(precision: Precision, device: torch.device) -> GradScaler | None:
+    """What keeps small gradients of "fp16" from vanishing; the other formats have the range of float32."""
+    return GradScaler(device.type) if precision == "fp16" else None
+
+
+def resolve_compile(asked: bool | Literal["auto"], device: torch.device, steps: int) -> bool:
+    """What "auto" means: compiled on CUDA, where Triton is there and the training is long enough to win it back."""
+    if asked != "auto":
+        return asked
+    return device.type == "cuda" and steps >= COMPILING_PAYS and has_triton()
 
 
 def widened(outputs: Any) -> Any:

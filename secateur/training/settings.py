@@ -19,6 +19,9 @@ from secateur.training.history import Epoch
 from secateur.training.optimisers import OptimizerFactory
 from secateur.training.schedules import learning_rate
 
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+TRACKERS = ("tensorboard", "wandb", "mlflow")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
@@ -33,13 +36,21 @@ class Training:
     steps_per_epoch   batches of an epoch; None is the loader's length
     loss              a function (outputs, targets) -> scalar; None is cross-entropy
     label_smoothing   of the cross-entropy, in [0, 1)
+    accumulate        batches whose gradients are averaged for one step of the optimizer
     clip              the largest norm of the gradient, None for no limit; methods see gradients before clipping
     decay_norm        False keeps weight decay off parameters of one dimension (biases, norm weights)
-    precision         "fp32", "bf16" (autocast), or "auto": bf16 where the device has it in hardware
+    ema               decay of an exponential moving average of the weights, in (0, 1), which is then what is validated
+                      and handed back as `History.ema`; None for none
+    precision         "fp32", "bf16", "fp16" (autocast; the last with loss scaling, on CUDA alone), or "auto": bf16
+                      where the device has it in hardware
     channels_last     memory layout of images; "auto" where the model has two-dimensional convolutions
+    compile           run the model through torch.compile; "auto" in long trainings on CUDA
     seed              of every random draw; the same seed gives the same numbers on the same hardware
     validate          measure loss and accuracy on the validation data after each epoch
     checkpoint        a folder: written after each epoch, and continued from if a run was killed
+    checkpoint_minutes  within epochs too, whenever so many minutes have passed; None for after epochs alone
+    log               a folder for epochs.jsonl and epochs.csv, one row an epoch
+    trackers          names of trackers that Accelerate knows ("tensorboard", "wandb", "mlflow"), which write to `log`
     progress          show a progress bar; or a running rich Progress to put it into
     on_epoch          called with each finished `Epoch`, after its checkpoint was written
     """
@@ -53,13 +64,19 @@ class Training:
     steps_per_epoch: int | None = None
     loss: Callable[[Any, Any], Tensor] | None = None
     label_smoothing: float = 0.0
+    accumulate: int = 1
     clip: float | None = None
     decay_norm: bool = True
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    ema: float | None = None
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: bool | Literal["auto"] = "auto"
+    compile: bool | Literal["auto"] = "auto"
     seed: int = 0
     validate: bool = True
     checkpoint: str | Path | None = None
+    checkpoint_minutes: float | None = None
+    log: str | Path | None = None
+    trackers: Sequence[str] = ()
     progress: bool | Progress = True
     on_epoch: Callable[[Epoch], object] | None = None
 
@@ -69,24 +86,39 @@ class Training:
         self._require(
             "steps_per_epoch", f"{count}, or None", self.steps_per_epoch is None or _is_count(self.steps_per_epoch)
         )
+        self._require("accumulate", count, _is_count(self.accumulate))
         self._require("seed", "an integer", isinstance(self.seed, int))
         self._require("warmup", "a number of epochs in [0, epochs]", _within(self.warmup, 0, self.epochs))
         self._require("label_smoothing", share, _within(self.label_smoothing, 0, 1) and self.label_smoothing < 1)
         self._require("gamma", "a float in (0, 1]", _within(self.gamma, 0, 1) and self.gamma > 0)
         inside = all(_within(milestone, 0, 1) and 0 < milestone < 1 for milestone in self.milestones)
         self._require("milestones", "shares of the training in (0, 1), e.g. 0.5 for epoch 80 of 160", inside)
+        self._require("clip", "a positive float, or None", self.clip is None or _is_positive(self.clip))
         self._require(
-            "clip",
-            "a positive float, or None",
-            self.clip is None or (_within(self.clip, 0, math.inf) and self.clip > 0),
+            "ema", "a float in (0, 1), or None", self.ema is None or (_is_positive(self.ema) and self.ema < 1)
         )
-        self._require("precision", '"auto", "fp32" or "bf16"', self.precision in ("auto", "fp32", "bf16"))
+        self._require("precision", '"auto", "fp32", "bf16" or "fp16"', self.precision in PRECISIONS)
         self._require("channels_last", '"auto", True or False', self.channels_last in ("auto", True, False))
+        self._require("compile", '"auto", True or False', self.compile in ("auto", True, False))
         if self.loss is not None and self.label_smoothing:
             raise InputError(
                 "The 'label_smoothing' parameter of fit belongs to its own loss; a 'loss' was given. Drop one."
             )
+        self._require_places()
         learning_rate(self.schedule, self.milestones, self.gamma)
+
+    def _require_places(self) -> None:
+        """See that what is written has a folder to be written to."""
+        minutes = self.checkpoint_minutes
+        self._require("checkpoint_minutes", "a positive float, or None", minutes is None or _is_positive(minutes))
+        names = not isinstance(self.trackers, str) and all(name in TRACKERS for name in self.trackers)
+        self._require("trackers", f"a list of names among {', '.join(TRACKERS)}", names)
+        for needs, given, folder in (("checkpoint_minutes", minutes, "checkpoint"), ("trackers", self.trackers, "log")):
+            if given and getattr(self, folder) is None:
+                raise InputError(
+                    f"The '{needs}' parameter of fit needs a folder to write to: give '{folder}' as well. "
+                    f"Got {given!r} without one."
+                )
 
     def _require(self, name: str, what: str, holds: bool) -> None:
         if not holds:
@@ -112,6 +144,10 @@ _OF_OPTIMIZERS = ("lr", "momentum", "weight_decay", "nesterov", "betas", "eps", 
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def _within(value: object, low: float, high: float) -> bool:

@@ -1,7 +1,7 @@
 """The random streams a training step can draw from: saved, restored, and seeded by name.
 
-Each epoch starts from seeds that are a function of the run's seed and the epoch alone, so a resumed run draws what an
-uninterrupted one drew, and no stream's state has to be stored.
+Each step starts from seeds that are a function of the run's seed, the epoch and the step alone, so a run that goes on
+in the middle of an epoch draws what an uninterrupted one drew, and no stream's state has to be stored.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Models by name: `zoo:`, `torchvision:`, `timm:` or a function in the user's own file.
+"""Models by name: `zoo:`, `torchvision:`, `timm:`, `transformers:` or a function in the user's own file.
 
 A `Source` says how to build the model, what to call it with, and carries a JSON-able description from which the same
 source is resolved again: `resolve(describe["spec"], **describe["kwargs"])`.
@@ -6,6 +6,7 @@ source is resolved again: `resolve(describe["spec"], **describe["kwargs"])`.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import importlib.util
 import inspect
@@ -68,9 +69,11 @@ class Request:
 def resolve(spec: str, *, classes: int | None = None, shape: Iterable[int] | None = None, **options: Any) -> Source:
     """The source that `spec` names.
 
-    `spec`: `"zoo:resnet56"`, `"torchvision:resnet50"`, `"timm:NAME"`, or `"path/to/file.py:function"`, whose function
-    returns a model or a pair (model, example). `classes`: how many outputs; `shape`: one input without the batch;
-    both reach the constructor where it takes them. `options` are further constructor arguments and must be JSON-able.
+    `spec`: `"zoo:resnet56"`, `"torchvision:resnet50"`, `"timm:NAME"`, `"transformers:CLASS"` or a folder with its
+    `config.json` in the place of the class, or `"path/to/file.py:function"`, whose function returns a model or a pair
+    (model, example). `classes`: how many outputs; `shape`: one input without the batch; both reach the constructor
+    where it takes them. `options` are further constructor arguments (values of the configuration) and must be
+    JSON-able.
 
     Raises `InputError` for a name that is not known, an option that the constructor refuses, a library that is missing.
 
@@ -95,7 +98,7 @@ def resolve(spec: str, *, classes: int | None = None, shape: Iterable[int] | Non
     near = difflib.get_close_matches(spec, networks.names(), n=1)
     hint = f" Did you mean 'zoo:{near[0]}'?" if near else ""
     raise InputError(
-        "The 'spec' parameter of resolve must be 'zoo:NAME', 'torchvision:NAME', 'timm:NAME' or "
+        "The 'spec' parameter of resolve must be 'zoo:NAME', 'torchvision:NAME', 'timm:NAME', 'transformers:CLASS' or "
         f"'path/to/file.py:function'. Got {spec!r} instead.{hint}"
     )
 
@@ -206,10 +209,61 @@ def _from_timm(spec: str, name: str, request: Request) -> Source:
     return Source(spec, _built(spec, build), _noise(1, *shape), {"spec": spec, "kwargs": request.kwargs})
 
 
+def _from_transformers(spec: str, name: str, request: Request) -> Source:
+    """A Transformers model without weights: of a class, or of what a folder's `config.json` names. No network."""
+    if importlib.util.find_spec("transformers") is None:
+        install = "Install it with: pip install 'secateur[transformers]'"
+        raise InputError(f"{spec} needs Transformers, which is not installed. {install}")
+    import transformers
+
+    options = dict(request.options)
+    if request.classes is not None:
+        options["num_labels"] = request.classes
+    try:
+        if Path(name).expanduser().is_dir():
+            folder = Path(name).expanduser()
+            config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, **options)
+            kind = getattr(transformers, (config.architectures or ["none stated"])[0], None)
+        else:
+            kind = getattr(transformers, name, None)
+            config = None if kind is None or not hasattr(kind, "config_class") else kind.config_class(**options)
+    except Exception as error:
+        raise InputError(f"{spec} has no configuration: {type(error).__name__}: {error}") from error
+    if kind is None or config is None or not issubclass(kind, nn.Module):
+        known = [n for n in dir(transformers) if n.endswith(("Model", "LM", "Classification", "Generation"))]
+        raise _unknown("Transformers", name, known)
+
+    def build() -> nn.Module:
+        made: nn.Module = kind(copy.deepcopy(config))  # models change their configuration
+        return made
+
+    example = _transformers_example(spec, kind, config, request.shape)
+    return Source(spec, _built(spec, build), example, {"spec": spec, "kwargs": request.kwargs})
+
+
+def _transformers_example(spec: str, kind: Any, config: Any, shape: tuple[int, ...] | None) -> dict[str, Tensor]:
+    """What a Transformers model is called with: ids of 16 tokens, an image or a second of sound, by its main input."""
+    name = kind.main_input_name
+    if name == "input_ids":
+        words = config.get_text_config().vocab_size
+        draw = torch.Generator().manual_seed(0)
+        ids = torch.randint(words // 10, words, (1, *(shape or (16,))), generator=draw)
+        return {name: ids, "decoder_input_ids": ids} if config.is_encoder_decoder else {name: ids}
+    if name == "pixel_values" and shape is None:
+        side = getattr(config, "image_size", 224)
+        shape = (getattr(config, "num_channels", 3), *(side if isinstance(side, list | tuple) else (side, side)))
+    if name == "input_values" and shape is None:
+        shape = (16_000,)
+    if shape is None:
+        raise InputError(f"{spec} takes '{name}'. Give the shape of one of them, without the batch.")
+    return {name: _noise(1, *shape)}
+
+
 RESOLVERS: Mapping[str, Callable[[str, str, Request], Source]] = {
     "zoo": _from_zoo,
     "torchvision": _from_torchvision,
     "timm": _from_timm,
+    "transformers": _from_transformers,
 }
 """Scheme of a spec -> what resolves it."""
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from secateur.data.augment import shift
+from secateur.data.augment import Crop
 from secateur.data.sets import SETS, Binary, DataSet, Idx
 
 
@@ -40,7 +40,7 @@ def tiny_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_idx: Calla
     """A root with MNIST of 40 training and 10 test images; `mnist` and `fashion` are shrunk to fit."""
     for name, folder in (("mnist", "MNIST"), ("fashion", "FashionMNIST")):
         layout = Idx(folder, 10, train=40, test=10, train_optional=name == "fashion")
-        monkeypatch.setitem(SETS, name, DataSet(layout, (1, 28, 28), (0.5,), (0.5,), shift))  # type: ignore[arg-type]
+        monkeypatch.setitem(SETS, name, DataSet(layout, (1, 28, 28), (0.5,), (0.5,), (Crop(2),)))  # type: ignore[arg-type]
     for prefix, count in (("train", 40), ("t10k", 10)):
         images = torch.arange(count * 784).remainder(251).to(torch.uint8).view(count, 28, 28)
         write_idx(tmp_path / "MNIST" / "raw" / f"{prefix}-images-idx3-ubyte.gz", images)

@@ -4,22 +4,27 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from secateur.data.augment import crop_and_flip
-from secateur.data.batches import Absent, Loader, generator
+from secateur.data.augment import Augmentation, Crop, Cutmix, Cutout, Flip, Mixup
+from secateur.data.batches import Absent, Loader
+from secateur.data.order import Order, generator
 from secateur.errors import DataError, InputError
 
 MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
 
 
-def loader(samples: int = 50, batch_size: int = 8, **settings: object) -> Loader:
+def loader(samples: int = 50, batch_size: int = 8, **others: object) -> Loader:
     """Random images whose target is their number."""
     images = torch.randint(0, 256, (samples, 3, 8, 8), dtype=torch.uint8, generator=generator(7))
-    return Loader(images, torch.arange(samples), batch_size, MEAN, STD, **settings)  # type: ignore[arg-type]
+    return Loader(images, torch.arange(samples), batch_size, MEAN, STD, **others)  # type: ignore[arg-type]
 
 
-def training(samples: int = 50, batch_size: int = 8, seed: int = 0) -> Loader:
-    return loader(samples, batch_size, seed=seed, shuffle=True, augment=crop_and_flip)
+def training(
+    samples: int = 50, batch_size: int = 8, seed: int = 0, augment: tuple[Augmentation, ...] = (Crop(4), Flip())
+) -> Loader:
+    return loader(samples, batch_size, seed=seed, shuffle=True, augment=augment, classes=samples)
 
 
 def same(one: Loader, other: Loader) -> bool:
@@ -130,6 +135,77 @@ def test_a_gpu_sees_the_batches_of_the_cpu() -> None:
         assert torch.equal(v.cpu(), y)
 
 
+def test_what_is_left_of_an_interrupted_epoch_comes_as_it_would_have() -> None:
+    whole, resumed = training(), training()
+    for loading in (whole, resumed):
+        loading.set_epoch(2)
+    rest = list(resumed.since(4))
+    assert len(rest) == 3
+    for (x, y), (u, v) in zip(list(whole)[4:], rest, strict=True):
+        assert torch.equal(x, u)
+        assert torch.equal(y, v)
+
+
+EVERY = (Crop(2), Flip(), Cutout(), Mixup(), Cutmix())
+
+
+@pytest.mark.parametrize("augment", [(), EVERY[:2], EVERY[:3], EVERY], ids=len)
+@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_shards_are_together_the_loader_with_the_larger_batch(
+    augment: tuple[Augmentation, ...], ranks: int, shuffle: bool
+) -> None:
+    samples = 4 * ranks * 6 + 2 * ranks  # the last batch is incomplete
+    part = replace(training(samples, 4, augment=augment), shuffle=shuffle)
+    whole = replace(part, batch_size=4 * ranks)
+    for loading in (part, whole):
+        loading.set_epoch(5)
+    shards = [part.shard(rank, ranks) for rank in range(ranks)]
+    assert [len(shard) for shard in shards] == [len(whole)] * ranks == [7] * ranks
+    for index, (inputs, targets) in enumerate(whole):
+        found = [shard.batch(index) for shard in shards]
+        assert {len(x) for x, _ in found} == {4 if index < 6 else 2}
+        assert torch.equal(torch.cat([x for x, _ in found]), inputs)
+        assert torch.equal(torch.cat([y for _, y in found]), targets)
+
+
+def test_a_shard_of_one_is_the_loader_itself() -> None:
+    assert same(training().shard(0, 1), training())
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    samples=st.integers(1, 60),
+    batch_size=st.integers(1, 7),
+    ranks=st.integers(1, 5),
+    shuffle=st.booleans(),
+)
+def test_ranks_share_every_epoch_evenly(samples: int, batch_size: int, ranks: int, shuffle: bool) -> None:
+    if samples < ranks:
+        with pytest.raises(InputError, match=f"{samples} images cannot be shared out among {ranks} ranks"):
+            Order(samples, batch_size, ranks=ranks)
+        return
+    orders = [Order(samples, batch_size, shuffle=shuffle, rank=rank, ranks=ranks) for rank in range(ranks)]
+    assert len({len(order) for order in orders}) == 1
+    places = list(range(samples))
+    seen = []
+    for index in range(len(orders[0])):
+        shares = [places[order.whole(index)][order.share(index)] for order in orders]
+        sizes = {len(share) for share in shares}
+        assert min(sizes) >= 1
+        assert max(sizes) <= batch_size + (not shuffle)
+        assert max(sizes) - min(sizes) <= (not shuffle)
+        seen += [place for share in shares for place in share]
+    assert len(seen) == len(set(seen))
+    assert samples - len(seen) < 2 * ranks if shuffle else seen == places
+
+
+@pytest.mark.parametrize(("rank", "ranks"), [(2, 2), (-1, 2), (0, 0)])
+def test_a_rank_that_is_none_is_named(rank: int, ranks: int) -> None:
+    with pytest.raises(InputError, match=f"Got rank {rank} of {ranks} instead"):
+        training().shard(rank, ranks)
+
+
 def test_bad_settings_are_named() -> None:
     with pytest.raises(InputError, match=r"'batch_size' parameter of a loader must be a positive int. Got 0"):
         loader(batch_size=0)
@@ -141,7 +217,7 @@ def test_an_absent_split_tells_why_when_it_is_asked() -> None:
     absent = Absent(DataError("the file is not there"), like=loader())
     assert not absent
     assert absent.samples == 0
-    for ask in (len, list, lambda split: split.batch(0)):
+    for ask in (len, list, lambda split: split.batch(0), lambda split: len(split.shard(0, 2))):
         with pytest.raises(DataError, match="the file is not there"):
             ask(absent)  # type: ignore[operator]
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.data import load
-from secateur.data.augment import shift
+from secateur.data.augment import Crop, Cutout, Mixup
 from secateur.data.splits import stratified_order
 from secateur.errors import InputError
 
@@ -83,13 +83,14 @@ def test_a_limit_is_stratified_nested_and_leaves_validation_whole() -> None:
 def test_only_training_shuffles_and_augments(tiny_mnist: Path) -> None:
     data = load("mnist", tiny_mnist, batch_size=9, eval_batch_size=4)
     assert data.train.shuffle
-    assert data.train.augment is shift
+    assert data.train.augment == (Crop(2),)
     assert data.train.batch_size == 9
-    assert load("mnist", tiny_mnist, augment=False).train.augment is None
+    assert load("mnist", tiny_mnist, augment=False).train.augment == ()
+    assert load("mnist", tiny_mnist, augment="cutout crop").train.augment == (Crop(2), Cutout(0.5))
     assert data.validation is not None
     for split in (data.validation, data.test):
         assert not split.shuffle
-        assert split.augment is None
+        assert split.augment == ()
         assert split.batch_size == 4
 
 
@@ -105,6 +106,9 @@ def test_only_training_shuffles_and_augments(tiny_mnist: Path) -> None:
         ({"eval_batch_size": -5}, "batch sizes of load must be positive ints. Got -5"),
         ({"mean": (0.5, 0.5, 0.5)}, "'mean' parameter of load must have 1 numbers, one a channel"),
         ({"std": (0.0,)}, "'std' parameter of load must be positive"),
+        ({"augment": "crop flop"}, "no augmentation named 'flop'. Nearest: flip"),
+        ({"size": 64}, "'size' parameter of load belongs to a folder. Got 64 for digits"),
+        ({"workers": 2}, "'workers' parameter of load belongs to a folder. Got 2 for digits"),
         ({"device": "abacus"}, "'device' parameter of load must be a device .* Got 'abacus'"),
     ],
 )
@@ -116,8 +120,17 @@ def test_a_bad_argument_is_named(arguments: dict[str, Any], message: str) -> Non
 def test_an_unknown_name_gets_the_nearest() -> None:
     with pytest.raises(InputError, match=r"no data set named 'cifar-10'. Nearest: cifar10, cifar100"):
         load("cifar-10")
-    with pytest.raises(InputError, match="Nearest: digits, mnist, fashion"):
+    with pytest.raises(InputError, match="Nearest: digits, mnist, fashion, cifar10, cifar100, folder"):
         load("xyz")
+
+
+def test_mixed_labels_are_shares_of_all_classes() -> None:
+    data = load("digits", augment=[Mixup(0.2)], batch_size=32)
+    inputs, targets = data.train.batch(0)
+    assert inputs.shape == (32, 1, 8, 8)
+    assert (targets.shape, targets.dtype) == ((32, 10), torch.float32)
+    torch.testing.assert_close(targets.sum(1), torch.ones(32))
+    assert data.test.batch(0)[1].dtype == torch.int64
 
 
 def test_statistics_can_be_those_of_the_weights() -> None:

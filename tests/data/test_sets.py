@@ -189,7 +189,9 @@ def test_a_damaged_download_of_a_real_file_is_found(data_root: Path, tmp_path: P
     path = raw / "t10k-images-idx3-ubyte.gz"
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte.gz is damaged"):
+    with pytest.raises(
+        DataError, match=r"t10k-images-idx3-ubyte.gz is cut off .* expected 7,840,016 bytes unpacked, found"
+    ):
         load("mnist", tmp_path)
     path.with_suffix("").write_bytes(gzip.decompress((data_root / "MNIST" / "raw" / path.name).read_bytes()))
     assert load("mnist", tmp_path).test.samples == 10_000  # the plain file stands in for the damaged one

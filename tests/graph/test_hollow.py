@@ -133,11 +133,12 @@ def test_models_are_recorded_without_data(name: str) -> None:
     assert found.outputs[0].shape == (1, 1000)
 
 
-def test_a_model_that_reads_values_is_recorded_on_them() -> None:
+def test_a_model_that_reads_values_is_recorded_with_what_it_read() -> None:
     class Reads(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x * 2 if x.sum() > 0 else x
 
     found = record(Reads(), ((torch.ones(2, 3),), {}))
-    assert found.medium == "real"
+    assert found.medium == "hollow"
+    assert [result for _, result in found.choices.made] == [True]
     assert [call.op for call in found.calls][-1] == "mul"

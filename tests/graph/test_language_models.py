@@ -128,6 +128,27 @@ def test_sizes_that_add_up_change_together() -> None:
     assert (slim.kernel, slim.rank, slim.state) == (4, 2, 3)
 
 
+class Modulated(nn.Module):
+    """Two parts as wide as the stream, whose width the code reads from its input, and a few gates."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.level = nn.Linear(12, 27), 2
+        self.one, self.other = nn.Linear(12, 12), nn.Linear(12, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        width = x.shape[-1]
+        query, context, gates = torch.split(self.into(x), (width, width, self.level + 1), -1)
+        return x + self.one(query * gates[..., 0, None]) + self.other(context * gates[..., 1, None])
+
+
+def test_several_sizes_that_follow_one_width() -> None:
+    model = nn.Sequential(nn.Linear(6, 12), Modulated(), Modulated(), nn.Linear(12, 5))
+    groups, slim = check_laws(model, torch.randn(2, 3, 6))
+    assert groups.cost(groups.balance({g.name: 1 for g in groups})).params < groups.cost().params / 4
+    assert slim[1].one.in_features < 12
+
+
 class Literal(nn.Module):
     """Four heads, written as a number in the code."""
 
@@ -304,14 +325,46 @@ def test_entries_that_only_longer_inputs_read_stay() -> None:
     class Placed(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.places, self.first, self.last = nn.Parameter(torch.randn(20, 8)), nn.Linear(6, 8), nn.Linear(8, 5)
+            self.places, self.raised = nn.Parameter(torch.randn(20, 10)), nn.Linear(10, 8)
+            self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 5)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.last(torch.tanh(self.first(x) + self.places[: x.shape[1]]))
+            return self.last(torch.tanh(self.first(x) + self.raised(2 * self.places)[: x.shape[1]]))
 
     groups, slim = check_laws(Placed(), torch.randn(2, 7, 6))
-    assert units(groups) == {"first": 8}
+    assert sorted(units(groups).values()) == [8, 10]
     assert slim(torch.randn(3, 20, 6)).shape == (3, 20, 5)
+
+
+class Heads(nn.Module):
+    """Reads the size of a head and neither the number of heads nor its window, which is as wide as a head."""
+
+    def __init__(self, config: SmallConfig) -> None:
+        super().__init__()
+        self.heads, self.size, self.window = config.heads, 24 // config.heads, config.window
+        self.into, self.out = nn.Linear(config.width, 24), nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.into(x).view(*x.shape[:-1], -1, self.size).softmax(1).flatten(2))
+
+
+def test_a_number_that_equals_a_size_by_chance_stays_in_the_configuration() -> None:
+    class Windowed(nn.Module):
+        def __init__(self, config: SmallConfig | None = None) -> None:
+            super().__init__()
+            self.config = config or SmallConfig(heads=4, window=6)
+            self.heads = Heads(self.config)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.heads(x)
+
+    groups = secateur.groups(redraw(Windowed()), torch.randn(2, 7, 8))
+    assert units(groups) == {"heads.into": 4}
+    slim = secateur.slim(groups, random_plan(groups))
+    assert (slim.config.heads, slim.config.window, slim.config.width) == (2, 6, 8)
+    inner = secateur.groups(groups.model, torch.randn(2, 7, 8), heads="inner")
+    slim = secateur.slim(inner, random_plan(inner))
+    assert (slim.heads.size, slim.config.heads, slim.config.window) == (3, 4, 6)
 
 
 def test_numbers_that_must_agree_are_stated_together() -> None:
@@ -346,3 +399,55 @@ def test_spectra_are_proven_in_double_precision() -> None:
     groups = secateur.groups(model, torch.randn(2, 7, 6))
     assert secateur.record(secateur.slim(groups, random_plan(groups))).proof.holds
     assert groups["2"].units == 12
+
+
+def test_hooks_that_a_forward_installs_are_taken_back() -> None:
+    class Watched(nn.Module):
+        """Collects the results of a layer by a hook that the first run installs."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last, self.seen = nn.Linear(6, 12), nn.Linear(12, 5), [[]]
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen[0] = []
+            if not hasattr(self, "installed"):
+                self.first.register_forward_hook(lambda module, given, result: self.seen[0].append(result))
+                self.installed = True
+            self.last(self.first(x).tanh())
+            return self.last(sum(self.seen[0]).tanh())
+
+    model, x = redraw(Watched()), torch.randn(2, 6)
+    groups = secateur.groups(model, x)
+    assert not model.first._forward_hooks
+    assert units(groups) == {"first": 12}
+    assert secateur.record(secateur.slim(groups, random_plan(groups))).proof.holds
+
+
+def test_what_a_fixed_table_makes_is_an_input() -> None:
+    class Coordinates(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("places", torch.randn(7, 4))
+            self.mlp, self.first, self.last = nn.Linear(4, 8), nn.Linear(6, 8), nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(torch.tanh(self.first(x) + self.mlp(self.places)))
+
+    groups, _ = check_laws(Coordinates(), torch.randn(2, 7, 6))
+    assert sorted(units(groups).values()) == [8]
+    assert any(f.units == 4 and f.reason == "a fixed table alone makes its units" for f in groups.frozen)
+
+
+def test_a_part_that_is_taken_for_its_shape_alone_stops_nothing() -> None:
+    class Asking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 12), nn.Linear(12, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.tanh(self.first(x))
+            return self.last(x + torch.arange(x[:, :, -1].shape[1])[:, None])
+
+    groups, _ = check_laws(Asking(), torch.randn(2, 7, 6))
+    assert units(groups) == {"first": 12}

@@ -104,6 +104,33 @@ def test_code_that_cannot_follow_is_frozen_with_its_words_and_the_rest_is_cut() 
     assert "invalid for input of size" in stop.reason
 
 
+@pytest.mark.parametrize("how", ["constant", "list", "root", "filled"])
+def test_constants_made_of_a_width_keep_that_width(how: str) -> None:
+    """Cutting the width would change the number, and with it the function."""
+
+    class Correlates(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(6, 12), nn.Linear(12, 10), nn.Linear(10, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(self.a(x))
+            y = torch.relu(self.b(x))
+            width = y.shape[1]
+            scale = {
+                "constant": lambda: torch.tensor(width).sqrt(),
+                "list": lambda: torch.tensor([1.0, 1.0 / width])[1],
+                "root": lambda: torch.tensor(width**0.5),
+                "filled": lambda: torch.full((1,), width),
+            }[how]()
+            return self.c(y) / scale
+
+    groups, _ = check_laws(Correlates(), torch.randn(3, 6))
+    stop = next(f for f in groups.frozen if f.name == "b")
+    assert "a number is computed from this width" in stop.reason
+    assert [g.name for g in groups] == ["a"]
+
+
 def test_a_number_that_equals_a_size_by_chance_is_no_size() -> None:
     """`mode` is 8 as the stream is wide: following the width would change the branch that runs."""
 

@@ -79,6 +79,7 @@ FREE: dict[str, tuple[Callable[[Tensor], Tensor], list[int]]] = {
     "spatial norm": (lambda x: torch.linalg.vector_norm(x, dim=(2, 3)), [16]),
     "spatial softmax": (lambda x: x.flatten(2).softmax(-1), [16]),
     "spatial order": (lambda x: x.flatten(2).cumsum(-1).flip(-1).roll(1, -1), [16]),
+    "windows": (lambda x: x.unfold(2, 2, 1).mean(-1), [16]),
     "sort in space": (lambda x: x.flatten(2).sort(-1)[0], [16]),
     "permute": (lambda x: x.permute(0, 3, 1, 2), [16]),
     "transpose": (lambda x: x.flatten(2).transpose(1, 2), [16]),

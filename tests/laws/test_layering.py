@@ -12,15 +12,15 @@ import secateur
 ROOT = Path(secateur.__file__).parent
 RIVER = (
     ("version", "errors"),
-    ("files", "schedule"),
+    ("files", "schedule", "ranks"),
     ("graph",),
     ("criteria",),
     ("planning",),
     ("removal",),
     ("masks",),
     ("surgery",),
-    ("training", "zoo", "data"),
-    ("measures",),
+    ("testing", "training", "zoo", "data"),
+    ("optim", "adapters", "measures"),
     ("report",),
     ("recipe",),
     ("building", "folder", "inspection", "console"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,10 @@ import torchvision
 from laws.networks import NETWORKS, Tied, network
 from laws.reference import check_laws, difference, exact, masked_outputs, outputs, random_plan, redraw
 from torch import Tensor, nn
+from torchvision.models.detection import anchor_utils, ssd
+from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerBlockV2
+from torchvision.models.video.mvit import MSBlockConfig
 
 import secateur
 from secateur.planning import Plan
@@ -35,6 +39,33 @@ def architecture(name: str) -> tuple[nn.Module, Tensor]:
     return model.eval(), torch.randn(1, 3, ZOO[name], ZOO[name])
 
 
+def picture(side: int) -> tuple[list[Tensor]]:
+    torch.manual_seed(1)
+    return ([torch.rand(3, side, side)],)
+
+
+BARE: dict[str, Any] = {"weights_backbone": None}
+FAMILIES: dict[str, tuple[dict[str, Any], Callable[[], Any]]] = {
+    "deeplabv3_mobilenet_v3_large": (BARE | {"aux_loss": True}, lambda: torch.randn(1, 3, 32, 32)),
+    "fcn_resnet50": (BARE | {"aux_loss": True}, lambda: torch.randn(1, 3, 32, 32)),
+    "lraspp_mobilenet_v3_large": (BARE, lambda: torch.randn(1, 3, 32, 32)),
+    "mc3_18": ({}, lambda: torch.randn(1, 3, 4, 16, 16)),
+    "r2plus1d_18": ({}, lambda: torch.randn(1, 3, 4, 16, 16)),
+    "r3d_18": ({}, lambda: torch.randn(1, 3, 4, 16, 16)),
+    "swin3d_t": ({}, lambda: torch.randn(1, 3, 4, 32, 32)),
+    "fasterrcnn_mobilenet_v3_large_320_fpn": (
+        BARE | {"min_size": 64, "box_score_thresh": 0.0, "box_detections_per_img": 4, "rpn_post_nms_top_n_test": 10},
+        lambda: picture(64),
+    ),
+    "fcos_resnet50_fpn": (BARE | {"min_size": 64, "score_thresh": 0.0, "topk_candidates": 10}, lambda: picture(64)),
+    "retinanet_resnet50_fpn": (
+        BARE | {"min_size": 64, "score_thresh": 0.0, "topk_candidates": 10},
+        lambda: picture(64),
+    ),
+    "ssdlite320_mobilenet_v3_large": (BARE | {"score_thresh": 0.0, "topk_candidates": 10}, lambda: picture(64)),
+}
+
+
 def small_swin(two: bool) -> nn.Module:
     sizes = {"patch_size": [4, 4], "embed_dim": 24, "depths": [2, 2], "num_heads": [3, 6], "window_size": [4, 4]}
     later = {"block": SwinTransformerBlockV2, "downsample_layer": PatchMergingV2} if two else {}
@@ -55,6 +86,32 @@ def small_densenet() -> nn.Module:
     return torchvision.models.DenseNet(8, (2, 3), 12, bn_size=2, num_classes=7)
 
 
+def small_mvit(two: bool) -> nn.Module:
+    """Attention over pooled keys, whose queries are pooled and widened between two stages."""
+    parts = {"kernel_q": [3, 3, 3], "kernel_kv": [3, 3, 3], "stride_kv": [1, 2, 2]}
+    blocks = [
+        MSBlockConfig(4, 24, 24, stride_q=[1, 1, 1], **parts),
+        MSBlockConfig(4, 24, 48, stride_q=[1, 2, 2], **parts),
+    ]
+    return torchvision.models.video.MViT(
+        (16, 16), 4, blocks, residual_pool=two, residual_with_cls_embed=not two, rel_pos_embed=two,
+        proj_after_attn=two, num_classes=7,
+    )  # fmt: skip
+
+
+def small_ssd() -> nn.Module:
+    """A detector of two feature maps."""
+    maps = nn.Sequential(nn.Conv2d(3, 12, 3, stride=4), nn.ReLU(), nn.Conv2d(12, 16, 3, stride=2), nn.ReLU())
+    backbone = create_feature_extractor(maps, {"1": "0", "3": "1"})
+    anchors = anchor_utils.DefaultBoxGenerator([[2], [2]])
+    return ssd.SSD(backbone, anchors, (32, 32), 3, head=None, score_thresh=0.0, topk_candidates=6, detections_per_img=4)
+
+
+OTHER: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any]]] = {
+    "mvit v1": (lambda: small_mvit(two=False), lambda: torch.randn(1, 3, 4, 16, 16)),
+    "mvit v2": (lambda: small_mvit(two=True), lambda: torch.randn(1, 3, 4, 16, 16)),
+    "ssd": (small_ssd, lambda: picture(32)),
+}
 SMALL: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "densenet": (small_densenet, 32),
     "maxvit": (small_maxvit, 32),
@@ -108,6 +165,38 @@ def test_whole_architectures(name: str) -> None:
     other = secateur.slim(groups, again)
     assert secateur.record(other).proof.holds
     assert difference(outputs(other, groups.inputs), masked_outputs(groups, again.keep)) < 1e-9
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_small_families(name: str) -> None:
+    build, example = OTHER[name]
+    torch.manual_seed(0)
+    groups, slim = check_laws(build(), example())
+    assert sum(p.numel() for p in slim.parameters()) < 0.6 * sum(p.numel() for p in groups.model.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_whole_families(name: str) -> None:
+    """Segmentation, video and detection."""
+    settings, example = FAMILIES[name]
+    torch.manual_seed(0)
+    model = torchvision.models.get_model(name, weights=None, **settings)
+    groups, slim = check_laws(model, example())
+    assert sum(p.numel() for p in slim.parameters()) < 0.4 * sum(p.numel() for p in model.parameters())
+    assert not groups.unreached
+
+
+@pytest.mark.slow
+def test_optical_flow() -> None:
+    """It computes positions in single precision whatever its weights are, so only the proof can compare it."""
+    torch.manual_seed(0)
+    model = redraw(torchvision.models.optical_flow.raft_small())
+    groups = secateur.groups(model, (torch.rand(1, 3, 128, 128), torch.rand(1, 3, 128, 128), 2))
+    slim = secateur.slim(groups, random_plan(groups))
+    assert secateur.record(slim).proof.holds
+    assert sum(p.numel() for p in slim.parameters()) < 0.4 * sum(p.numel() for p in model.parameters())
+    assert any("a number is computed from this width" in f.reason for f in groups.frozen)
 
 
 @pytest.mark.slow

@@ -307,3 +307,21 @@ def test_a_proof_operator_by_operator_says_the_same(name: str) -> None:
         proof = verify.Verifier(groups, whole=whole).prove(module, keep)
         assert proof.holds
         assert max(e for e in (proof.masked, proof.statistics) if e is not None) < 1e-12
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float64])
+def test_numbers_that_code_makes_tensors_of_keep_their_precision(dtype: torch.dtype | None) -> None:
+    class Normalises(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            mean = torch.as_tensor([0.485, 0.456, 0.406], dtype=x.dtype)
+            return self.net(x - mean) * torch.tensor(0.1, dtype=dtype).to(x.dtype)
+
+    torch.manual_seed(0)
+    found = secateur.groups(Normalises(), torch.randn(2, 3))
+    small = secateur.slim(found, secateur.plan(found, budget="50% channels", round_to=1))
+    assert secateur.record(small).proof.replayed == 0
+    assert secateur.record(small).proof.holds

@@ -1,20 +1,15 @@
-"""A killed training, started again, ends with the same bits; and what it refuses to start from."""
+"""A training that was broken off goes on to the same bits; and what it refuses to go on from."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from mortal import Noise
 from tinynet import Net, batches, net, same_tensors
-from torch import nn
-from torch.optim import SGD, AdamW
-from torch.utils.data import DataLoader, TensorDataset
+from torch.optim import SGD
 
 from secateur.errors import CheckpointError, TrainingError
 from secateur.training import fit
@@ -22,83 +17,6 @@ from secateur.training.tree import read_tree, write_tree
 
 EPOCHS = 4
 FILE = "training.safetensors"
-
-
-class Noise:
-    """A method with all that a resume must bring back: a parameter of its own, a count, a tensor, draws."""
-
-    def __init__(self, kill_at: int | None = None) -> None:
-        self._kill_at = kill_at
-        self.count = 0
-        self.trace = torch.zeros(())
-
-    def setup(self, state):
-        self.scale = nn.Parameter(torch.rand(()))
-        return [{"params": [self.scale], "lr": 0.01}]
-
-    def penalty(self, state):
-        return 0.1 * (self.scale - state.model.head.bias.sum()).square()
-
-    def after_step(self, state) -> None:
-        if state.step == self._kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        self.count += 1
-        self.trace = self.trace + torch.rand((), generator=state.generator)
-        with torch.no_grad():
-            state.model.head.bias.add_(0.01 * torch.randn(3, generator=state.generator))
-
-    def state_dict(self):
-        return {"count": self.count, "trace": self.trace}
-
-    def load_state_dict(self, saved) -> None:
-        self.count, self.trace = saved["count"], saved["trace"]
-
-
-def loader() -> DataLoader:
-    """Shuffled by a generator of its own, whose state goes on from epoch to epoch."""
-    inputs, targets = (torch.cat(parts) for parts in zip(*batches(3), strict=True))
-    generator = torch.Generator().manual_seed(5)
-    return DataLoader(TensorDataset(inputs, targets), batch_size=8, shuffle=True, generator=generator)
-
-
-def run(folder: Path | None, kill_epoch: int | None = None, kill_step: int | None = None, **kw):
-    """The training that is killed, continued, and compared: (tensors, history without times, method)."""
-
-    def on_epoch(row) -> None:
-        if row.epoch == kill_epoch:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    torch.set_num_threads(1)
-    model, method = net(), Noise(kill_step)
-    settings = {"optimizer": partial(AdamW, lr=0.02), "warmup": 1.0, "progress": False, "precision": "fp32", **kw}
-    history = fit(model, loader(), epochs=EPOCHS, methods=[method], checkpoint=folder, on_epoch=on_epoch, **settings)
-    rows = [(r.epoch, r.lr, r.train_loss, r.train_accuracy) for r in history.rows]
-    tensors = {**model.state_dict(), "scale": method.scale.detach(), "trace": method.trace}
-    return tensors, rows, method.count
-
-
-def killed(folder: Path, **kw) -> None:
-    """Run the training in a process of its own, which must die by SIGKILL."""
-    here = Path(__file__)
-    code = f"from pathlib import Path; from {here.stem} import run; run(Path({str(folder)!r}), **{kw!r})"
-    path = os.pathsep.join([str(here.parent), str(here.parents[2]), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, check=False, timeout=300
-    )
-    assert done.returncode == -signal.SIGKILL
-
-
-@pytest.mark.parametrize(
-    ("death", "left"), [({"kill_epoch": 2}, 2), ({"kill_step": 8}, 2)], ids=["between epochs", "within one"]
-)
-def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path, death: dict[str, int], left: int) -> None:
-    whole = run(None)
-    killed(tmp_path, **death)
-    assert read_tree(tmp_path / FILE, "secateur training 1")["epoch"] == left
-    resumed = run(tmp_path)
-    assert same_tensors(resumed[0], whole[0])
-    assert resumed[1:] == whole[1:]
-    assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
 
 def stopped(folder: Path, at: int = 2, **kw) -> None:
@@ -214,7 +132,7 @@ class TestRefused:
 
     def test_a_file_of_another_kind(self, tmp_path: Path) -> None:
         write_tree(tmp_path / FILE, {}, "something else")
-        with pytest.raises(CheckpointError, match=r"must be a 'secateur training 1' file. It is 'something else'"):
+        with pytest.raises(CheckpointError, match=r"must be a 'secateur training 2' file. It is 'something else'"):
             fit(net(), batches(), **PLAIN, checkpoint=tmp_path)
 
     def test_a_folder_that_cannot_be(self, tmp_path: Path) -> None:
@@ -255,7 +173,7 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_checkpoint(tmp_path: Pat
 
     with pytest.raises(TrainingError, match=r"It is nan at step 11, epoch 3/4"):
         fit(net(), batches(), **PLAIN, methods=[Poison()], checkpoint=tmp_path)
-    tree = read_tree(tmp_path / FILE, "secateur training 1")
+    tree = read_tree(tmp_path / FILE, "secateur training 2")
     assert tree["epoch"] == 2
     assert all(value.isfinite().all() for value in tree["model"].values())
 

@@ -150,7 +150,10 @@ def test_without_timm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
         ("torchvision:resnet51", "no model named 'resnet51' in torchvision. Nearest: resnet50"),
         ("timm:resnet51", "no model named 'resnet51' in timm. Nearest: .*resnet50"),
         ("resnet56", "Got 'resnet56' instead. Did you mean 'zoo:resnet56'?"),
-        ("hub:thing", "must be 'zoo:NAME', 'torchvision:NAME', 'timm:NAME' or 'path/to/file.py:function'"),
+        (
+            "hub:thing",
+            "must be 'zoo:NAME', 'torchvision:NAME', 'timm:NAME', 'transformers:CLASS' or 'path/to/file.py:function'",
+        ),
         ("nowhere/model.py:build", "no file nowhere/model.py"),
     ],
 )
@@ -261,3 +264,44 @@ def test_a_neighbour_on_the_ordinary_path_stays_imported(tmp_path: Path, monkeyp
     (tmp_path / "model.py").write_text("import kept_neighbour\n" + SMALL)
     resolve(f"{tmp_path / 'model.py'}:build")
     assert sys.modules.pop("kept_neighbour").WIDTH == 2
+
+
+TINY = {
+    "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24, "vocab_size": 50,
+    "max_position_embeddings": 32, "pad_token_id": 0,
+}  # fmt: skip
+
+
+def test_a_transformers_source_is_built_from_numbers_or_a_folder(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    source = resolve("transformers:BertForSequenceClassification", classes=5, **TINY)
+    model = source.build().eval()
+    assert model(**source.example).logits.shape == (1, 5)
+    assert source.example["input_ids"].shape == (1, 16)
+    assert json.loads(json.dumps(source.describe))["kwargs"]["classes"] == 5
+    model.config.architectures = ["BertForSequenceClassification"]
+    model.config.save_pretrained(tmp_path)
+    again = resolve(f"transformers:{tmp_path}", shape=(9,))
+    assert isinstance(again.build(), transformers.BertForSequenceClassification)
+    assert again.build()(**again.example).logits.shape == (1, 5)
+
+
+def test_transformers_sources_of_images_and_pairs() -> None:
+    pytest.importorskip("transformers")
+    vision = {
+        key: TINY[key] for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    }
+    source = resolve("transformers:ViTModel", image_size=32, patch_size=8, **vision)
+    assert source.example["pixel_values"].shape == (1, 3, 32, 32)
+    pair = resolve("transformers:T5ForConditionalGeneration", d_model=16, num_layers=1, num_heads=2, d_kv=8, d_ff=24)
+    assert set(pair.example) == {"input_ids", "decoder_input_ids"}
+    with pytest.raises(InputError, match=r"takes 'input_features'. Give the shape"):
+        resolve("transformers:WhisperModel")
+    with pytest.raises(InputError, match=r"no model named 'BertForMaskedLN' in Transformers. Nearest: BertForMaskedLM"):
+        resolve("transformers:BertForMaskedLN")
+
+
+def test_without_transformers_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"BertModel needs Transformers, .* pip install 'secateur\[transformers\]'"):
+        resolve("transformers:BertModel")

@@ -158,8 +158,10 @@ def group_norm(terms: Terms, call: Call) -> Sequence[Dims]:
     for name in ("weight", "bias"):
         if call[name] is not None:
             terms.unify(dims_of(x)[1], dims_of(call[name])[0])
-    terms.flag(inner, "statistics")
-    call.resize["C"], call.resize["group"] = dims_of(x)[1], group
+    for d in (inner, *dims_of(x)[2:]):
+        terms.flag(d, "statistics")
+    call.resize["N"], call.resize["C"], call.resize["group"] = dims_of(x)[0], dims_of(x)[1], group
+    call.resize["HxW"] = tuple(f for d in dims_of(x)[2:] for f in d)
     return [dims_of(x), [dims_of(x)[0], group], [dims_of(x)[0], group]]
 
 

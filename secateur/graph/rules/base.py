@@ -27,12 +27,16 @@ RULES: dict[str, Rule] = {}
 
 
 class Terms(Unifier):
-    """The unifier, and what rules need beyond it: which dimensions of the model's own tensors are contracted away."""
+    """The unifier, and what rules need beyond it: which dimensions of the model's own tensors are contracted away.
+
+    `unused` holds the ids of results that nothing reads: code may take a part of a tensor just to ask for its shape.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.contracted: set[tuple[str, int]] = set()
         self.unknown: dict[str, str] = {}
+        self.unused: set[int] = set()
         self.leaf_dims: dict[str, Dims] = {}
 
     def contract(self, value: Value, dim: Dim) -> None:
@@ -66,6 +70,9 @@ def apply(terms: Terms, call: Call) -> None:
         _unknown(terms, call)
         return
     inputs = call.tensors()
+    if call.outs and 0 in call.outs[0].shape:
+        for dim in (d for v in inputs if v.leaves for d in dims_of(v)):
+            terms.freeze(dim, "it meets an empty tensor on the example, so no wrong cut of it would show")
     origin = frozenset().union(*(v.leaves for v in inputs)) if inputs and all(v.leaves for v in inputs) else frozenset()
     for out, dims in zip(call.outs, found(terms, call), strict=False):
         if out.dims is None:
@@ -74,7 +81,7 @@ def apply(terms: Terms, call: Call) -> None:
             for known, new in zip(out.dims, dims, strict=True):
                 terms.unify(known, new)
     for out in call.outs:
-        if out.dims is None or tuple(map(size, out.dims)) != out.shape:
+        if out.dims is None or tuple(map(size, out.dims)) != tuple(out.shape):
             _unknown(terms, call)
             return
 

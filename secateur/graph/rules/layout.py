@@ -209,7 +209,8 @@ def unbind(terms: Terms, call: Call) -> Sequence[Dims]:
 def select(terms: Terms, call: Call) -> Sequence[Dims]:
     x = call["self"]
     axis = axis_of(x, call["dim"])
-    terms.freeze(dims_of(x)[axis], "one of its entries is picked by position")
+    if id(call.outs[0]) not in terms.unused or call["index"] not in (0, -1):  # the ends are always there
+        terms.freeze(dims_of(x)[axis], "one of its entries is picked by position")
     return [[d for i, d in enumerate(dims_of(x)) if i != axis]]
 
 
@@ -237,9 +238,16 @@ def repeat(terms: Terms, call: Call) -> Sequence[Dims]:
     return [[(r, *d) if r != 1 else d for r, d in zip(repeats, dims, strict=True)]]
 
 
+def _still(terms: Terms, dims: Dims) -> None:
+    """Image sizes keep their size: entries are counted out over them."""
+    for d in dims:
+        terms.freeze(d, "it is an image size")
+
+
 @rule("pixel_shuffle")
 def pixel_shuffle(terms: Terms, call: Call) -> Sequence[Dims]:
     x, r = call["self"], call["upscale_factor"]
+    _still(terms, dims_of(x)[-2:])
     channels = atom(call.outs[0].shape[-3])
     terms.unify(dims_of(x)[-3], (*channels, r, r))
     return [[*dims_of(x)[:-3], channels, *(const(n) for n in call.outs[0].shape[-2:])]]
@@ -248,6 +256,7 @@ def pixel_shuffle(terms: Terms, call: Call) -> Sequence[Dims]:
 @rule("pixel_unshuffle")
 def pixel_unshuffle(terms: Terms, call: Call) -> Sequence[Dims]:
     x, r = call["self"], call["downscale_factor"]
+    _still(terms, dims_of(x)[-2:])
     return [[*dims_of(x)[:-3], (*dims_of(x)[-3], r, r), *(const(n) for n in call.outs[0].shape[-2:])]]
 
 
@@ -262,12 +271,14 @@ def channel_shuffle(terms: Terms, call: Call) -> Sequence[Dims]:
 @rule("im2col")
 def im2col(terms: Terms, call: Call) -> Sequence[Dims]:
     x, out = call["self"], call.outs[0].shape
+    _still(terms, dims_of(x)[-2:])
     return [[*dims_of(x)[:-3], (*dims_of(x)[-3], prod(call["kernel_size"])), const(out[-1])]]
 
 
 @rule("col2im")
 def col2im(terms: Terms, call: Call) -> Sequence[Dims]:
     x, out = call["self"], call.outs[0].shape
+    _still(terms, dims_of(x)[-1:])
     channels = atom(out[-3])
     terms.unify(dims_of(x)[-2], (*channels, prod(call["kernel_size"])))
     return [[*dims_of(x)[:-2], channels, const(out[-2]), const(out[-1])]]

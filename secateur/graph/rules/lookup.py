@@ -38,8 +38,7 @@ def index(terms: Terms, call: Call) -> Sequence[Dims]:
 
 
 @rule(
-    "index_select index_add index_copy index_fill masked_select take index_put scatter scatter_add slice_scatter "
-    "select_scatter"
+    "index_select index_add index_copy index_fill masked_select take scatter scatter_add slice_scatter select_scatter"
 )
 def indexed(terms: Terms, call: Call) -> Sequence[Dims]:
     x = call["self"]
@@ -60,6 +59,50 @@ def indexed(terms: Terms, call: Call) -> Sequence[Dims]:
             terms.freeze(d, "its entries are looked up by index")
         return [[const(n) for n in out]]
     return [[const(n) if size(dims[i]) != n else dims[i] for i, n in enumerate(out)]]
+
+
+@rule("index_put")
+def index_put(terms: Terms, call: Call) -> Sequence[Dims]:
+    """Entries written at positions: those dimensions keep their size, the others are those of the values."""
+    x, indices, values = call["self"], call["indices"], call["values"]
+    used = [i for i, v in enumerate(indices) if v is not None]
+    masks = any(indices[i].shape != () and len(indices[i].shape) > 1 for i in used)
+    kept = [i for i in range(len(x.shape)) if i not in used] if used == list(range(len(used))) and not masks else []
+    for i in range(len(x.shape)):
+        if i not in kept:
+            terms.freeze(dims_of(x)[i], "its entries are looked up by index")
+    for v in call.tensors():
+        if v is not x and v is not values:
+            for d in dims_of(v):
+                terms.freeze(d, "it holds indices")
+    tail = dims_of(values)[-len(kept) :] if kept else []
+    for i, d in zip(kept[::-1], tail[::-1], strict=False):
+        if size(d) == x.shape[i]:
+            terms.unify(dims_of(x)[i], d)
+    for d in dims_of(values)[: len(values.shape) - len(tail)]:
+        terms.freeze(d, "its entries are written by index")
+    return [dims_of(x)]
+
+
+@rule(
+    "nonzero nonzero_static unique_consecutive _unique2 unique_dim bincount _local_scalar_dense equal is_nonzero "
+    "torchvision::nms"
+)
+def choice(terms: Terms, call: Call) -> Sequence[Dims]:
+    """What is chosen has the size it had on the example, and so has what it is chosen from."""
+    for value in call.tensors():
+        for d in dims_of(value):
+            terms.freeze(d, "a choice is made from its values")
+    return [[const(n) for n in out.shape] for out in call.outs]
+
+
+@rule("torchvision::roi_align", "torchvision::roi_pool")
+def regions(terms: Terms, call: Call) -> Sequence[Dims]:
+    """Every channel by itself, read in some boxes."""
+    x, boxes = call["input"], call["rois"]
+    for d in (dims_of(x)[0], *dims_of(x)[2:], *dims_of(boxes)):
+        terms.freeze(d, "it is an image size")
+    return [[const(out.shape[0]), dims_of(x)[1], *(const(n) for n in out.shape[2:])] for out in call.outs]
 
 
 @rule("gather")

@@ -1,0 +1,337 @@
+"""The stages of a run, in order: train or load, measure, then round by round cut, repair and fine-tune."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors.torch import save_model
+from torch import Tensor, nn
+
+from secateur import zoo
+from secateur.building import (
+    amount,
+    counts,
+    cut,
+    device_of,
+    find_groups,
+    load_data,
+    on_device,
+    round_budget,
+    scores_of,
+    source_of,
+    weights_file,
+)
+from secateur.errors import TrainingError
+from secateur.files import atomic_write
+from secateur.folder import DENSE, Folder
+from secateur.graph.units import Groups
+from secateur.masks import masked
+from secateur.planning import Plan
+from secateur.recipe import PruningPart, Recipe
+from secateur.report import gather
+from secateur.report.record import Curve, FrozenRow, GroupRow, PlanRow, ProofRow, Row, RunRecord, StageRow
+from secateur.run.measuring import Measured, costs, timed_alone, timed_in_turn
+from secateur.run.progress import Progress, told
+from secateur.surgery.checkpoint import load, save
+from secateur.surgery.record import Record, apply_masks, record
+from secateur.training import State, Training, fit, reestimate_batch_norm
+from secateur.training.distillation import Distillation
+from secateur.training.rewinding import KeptWeights, rewind_weights
+
+LOGS = "logs"
+"""Where the epochs of trainings are written as they pass."""
+
+
+class CutRow(Row):
+    """What is told of a cut, kept so that a run that goes on need not cut again.
+
+    `whole` is what the budget counts of the dense model.
+    """
+
+    plan: PlanRow
+    groups: tuple[GroupRow, ...]
+    frozen: tuple[FrozenRow, ...]
+    proof: ProofRow | None
+    stages: tuple[StageRow, ...]
+    whole: float
+
+
+@dataclass(frozen=True)
+class Round:
+    """One of the times that a model is cut and fine-tuned; a run of a single round does not number it."""
+
+    number: int
+    of: int
+
+    @property
+    def shown(self) -> int | None:
+        """The number in rows of the record."""
+        return self.number if self.of > 1 else None
+
+    def named(self, stage: str) -> str:
+        """The stage as people read it."""
+        return f"{stage} {self.number}" if self.of > 1 else stage
+
+    def file(self, stage: str) -> str:
+        """The stage as its files are called."""
+        return self.named(stage).replace(" ", "-")
+
+
+class Run:
+    """One run on its way: what its stages share. The dense model stays beside the slim one, to be timed with it."""
+
+    def __init__(self, recipe: Recipe, folder: Folder, progress: Progress) -> None:
+        self.recipe, self.folder, self.progress = recipe, folder, progress
+        self.measured = Measured(recipe, progress, folder)
+        self.curves: list[Curve] = []
+        with self.stage("load"):
+            self.device = device_of(recipe)
+            self.data = load_data(recipe, self.device)
+            self.source = source_of(recipe, self.data)
+            self.dense = self._built()
+        self._groups: Groups | None = None
+
+    def stage(self, name: str) -> Any:
+        """A block that is one stage of the run."""
+        return told(self.progress, name, self.folder)
+
+    def carry_out(self) -> RunRecord:
+        """All stages, in order."""
+        if self.recipe.training.epochs:
+            self.train_dense()
+        first = self.folder.once("dense", StageRow, self.measure_dense)
+        if self.recipe.pruning is None:
+            return self.left_whole(first)
+        return self.made_smaller(first, self.recipe.pruning)
+
+    def left_whole(self, first: StageRow) -> RunRecord:
+        """The record of a run that cuts nothing."""
+        self.keep_checkpoint(self.dense)
+        if self.recipe.measures.latency:
+            with self.stage("time") as note:
+                first, note.text = timed_alone(self.recipe, self.dense, self.source.example, self.device, first)
+        return self.recorded(stages=(first,))
+
+    def made_smaller(self, first: StageRow, part: PruningPart) -> RunRecord:
+        """The record of a run that prunes what `part` says."""
+        stages, cuts, small = [first], list[CutRow](), self.dense
+        for number in range(1, part.rounds + 1):
+            turn = Round(number, part.rounds)
+            done, small = self.pruned(part, turn, small, cuts[0].whole if cuts else None)
+            cuts.append(done)
+            row, small = self.reestimated(small, turn)
+            stages += [*done.stages, *([row] if row else []), *self.fine_tuned(small, turn)]
+        self.keep_checkpoint(small)
+        speedup = None
+        if self.recipe.measures.latency:
+            with self.stage("time dense beside slim") as note:
+                pair = (self.dense, small)
+                before, after, speedup, note.text = timed_in_turn(self.recipe, pair, self.source.example, self.device)
+            stages[0], stages[-1] = stages[0].model_copy(update=before), stages[-1].model_copy(update=after)
+        return self.recorded(
+            plan=cuts[-1].plan,
+            stages=tuple(stages),
+            groups=_widths(cuts[0], cuts[-1]),
+            frozen=cuts[-1].frozen,
+            proof=cuts[-1].proof,
+            speedup=speedup,
+        )
+
+    def keep_checkpoint(self, model: nn.Module) -> None:
+        """Leave the model that the run ends with in the folder."""
+        with self.stage("save"):
+            save(model, self.folder.path, constructor=self.source.describe)
+
+    def recorded(self, **found: Any) -> RunRecord:
+        """The record of what was `found`, with all that is to be known of the run."""
+        return RunRecord(
+            model=self.source.spec,
+            data=self.data.name,
+            recipe=self.recipe.to_dict(),
+            versions=gather.versions(),
+            hardware=gather.hardware(self.device),
+            started=self.folder.started,
+            seeds=self.recipe.seeds,
+            curves=tuple(self.curves),
+            seconds=self.folder.seconds,
+            **found,
+        )
+
+    def _built(self) -> nn.Module:
+        """The dense model, with weights from the file or as they are initialised."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.recipe.the_seed)
+            model = self.source.build()
+        if self.recipe.model.weights is not None:
+            zoo.load_weights(model, weights_file(self.recipe.model.weights))
+        return model.to(self.device)
+
+    def train_dense(self) -> None:
+        """Train the dense model; where it is to be cut, its weights are left in the folder beside the slim ones."""
+        rewind = self.recipe.fine_tuning.rewind
+        methods = []
+        if rewind is not None and rewind.weights is not None:
+            methods.append(KeptWeights(self.folder.stage("training") / "rewind.safetensors", rewind.weights))
+        with self.stage("train") as note:
+            note.text = self._fit(self.dense, "training", self.recipe.training.settings, methods)
+        if self.recipe.pruning is not None:
+            with atomic_write(self.folder.path / DENSE) as partial:
+                save_model(self.dense, str(partial))
+
+    def groups(self, part: PruningPart) -> Groups:
+        """The groups of the dense model, found once."""
+        if self._groups is None:
+            self._groups = self._found(part, self.dense, "find groups")
+        return self._groups
+
+    def _found(self, part: PruningPart, model: nn.Module, name: str) -> Groups:
+        with self.stage(name) as note:
+            found = find_groups(part, model, on_device(self.source.example, self.device))
+            note.text = f"{len(found)} groups, {len(found.frozen)} dimensions not prunable"
+        return found
+
+    def measure_dense(self) -> StageRow:
+        """The row of the dense model."""
+        part = self.recipe.pruning
+        cost = _cost(self.groups(part)) if part else counts(self.dense, on_device(self.source.example, self.device))
+        return self.measured("dense", self.dense, self.data.test, cost)
+
+    def pruned(self, part: PruningPart, turn: Round, model: nn.Module, whole: float | None) -> tuple[CutRow, nn.Module]:
+        """What the cut of `model` was, with the rows measured after it, and the smaller model.
+
+        `whole` is what the budget counts of the dense model; None where `model` is that.
+        """
+        place = self.folder.stage(turn.file("cut"))
+        done = self.folder.read(turn.file("cut"), CutRow)
+        if done is not None:
+            return done, load(self.source.build, place).to(self.device)
+        groups = self.groups(part) if whole is None else self._found(part, model, turn.named("find groups"))
+        whole = amount(groups, part.budget) if whole is None else whole
+        with self.stage(turn.named("plan and cut")) as note:
+            scores = scores_of(part, self.recipe.the_seed, groups, self.data)
+            chosen, small = cut(part, groups, scores, round_budget(part, turn.number, whole, groups))
+            entry = _record(small)
+            plan, proof = gather.plan_row(chosen, part.budget, whole, part.round_to), gather.proof_row(entry.proof)
+            note.text = f"{plan.reached} left{', proven' if proof and proof.proven else ''}"
+        save(small, place)
+        done = CutRow(
+            plan=plan,
+            groups=gather.group_rows(entry),
+            frozen=gather.frozen_rows(groups),
+            proof=proof,
+            stages=self._after_cut(groups, chosen, small, turn),
+            whole=whole,
+        )
+        return self.folder.keep(turn.file("cut"), done), small
+
+    def _after_cut(self, groups: Groups, chosen: Plan, small: nn.Module, turn: Round) -> tuple[StageRow, ...]:
+        """The slim model as it was cut, and the masked one beside it where the two must agree."""
+        test = self.data.test
+        if groups.kind != "slices":
+            return (self.measured("masked", small, test, costs(small), turn.shown),)
+        rows = []
+        cut_groups = [g for g in groups if len(chosen.keep[g.name]) < g.units]
+        if self.recipe.measures.masked and turn.of == 1 and all(g.proof == "exact" for g in cut_groups):
+            rows.append(self.measured("masked", masked(groups, chosen), test, _cost(groups)))
+        return (*rows, self.measured("cut", small, test, costs(small), turn.shown))
+
+    def reestimated(self, small: nn.Module, turn: Round) -> tuple[StageRow | None, nn.Module]:
+        """The row after batch norm saw the training data anew (None where there is none), and the model."""
+        if not self.recipe.batch_norm.batches:
+            return None, small
+        name = turn.file("batch-norm")
+        place, row = self.folder.stage(name), self.folder.read(name, StageRow)
+        if row is not None:
+            return row, load(self.source.build, place).to(self.device)
+        with self.stage(turn.named("re-estimate batch norm")) as note:
+            self.data.train.set_epoch(0)
+            layers = reestimate_batch_norm(small, self.data.train, batches=self.recipe.batch_norm.batches)
+            note.text = f"{layers} layers"
+        if not layers:
+            return None, small
+        save(small, place)
+        row = self.measured("batch norm re-estimated", small, self.data.test, costs(small), turn.shown)
+        return self.folder.keep(name, row), small
+
+    def fine_tuned(self, small: nn.Module, turn: Round) -> list[StageRow]:
+        """The row after fine-tuning, if there is any; what is masked stays zero throughout."""
+        if self.recipe.fine_tuned_by() is None:
+            return []
+        entry, part = _record(small), self.recipe.fine_tuning
+        methods: list[Any] = [HeldAtZero(entry.masks)] if entry.masks else []
+        if part.distill is not None:
+            methods.append(Distillation(self.dense, part.distill.weight, part.distill.temperature))
+        if part.rewind is not None and part.rewind.weights is not None:
+            kept = self.folder.stage("training") / "rewind.safetensors"
+            rewind_weights(small, kept, entry.kept, entry.masks)
+        with self.stage(turn.named("fine-tune")) as note:
+            note.text = self._fit(small, turn.named("fine-tuning"), self.recipe.fine_tuned_by, methods)
+        row = self.folder.once(
+            turn.file("fine-tuned"),
+            StageRow,
+            lambda: self.measured("fine-tuned", small, self.data.test, costs(small), turn.shown),
+        )
+        return [row]
+
+    def _fit(self, model: nn.Module, name: str, settings: Callable[..., Training | None], methods: list[Any]) -> str:
+        """One training, resumed if there is something to resume; returns what came out."""
+        place = self.folder.stage(name.replace(" ", "-"))
+        made = settings(
+            seed=self.recipe.the_seed,
+            checkpoint=place,
+            log=self.folder.path / LOGS / place.name,
+            progress=self.progress.bars,
+        )
+        assert made is not None
+        total = made.epochs
+        made = dataclasses.replace(made, on_epoch=lambda row: self.progress.epoch(row, total))
+        try:
+            history = fit(model, self.data, methods=methods, settings=made)
+        except TrainingError as error:
+            kept = f" Its last good epoch is kept in {place}." if any(place.glob("*.safetensors")) else ""
+            raise TrainingError(
+                f"The {name} of the run stopped. {error}{kept} With another recipe, name another output folder."
+            ) from error
+        if history.ema is not None:
+            model.load_state_dict(history.ema)
+        self.curves.append(gather.curve(name, history))
+        last = history.rows[-1]
+        held_out = f", validation {last.val_accuracy:.2%}" if last.val_accuracy is not None else ""
+        return f"{len(history.rows)} epochs, loss {last.train_loss:.3f}{held_out}"
+
+
+class HeldAtZero:
+    """A method that keeps masked weights at exactly zero, whatever the optimizer does."""
+
+    def __init__(self, masks: Mapping[str, Tensor]) -> None:
+        self._masks = dict(masks)
+
+    def after_step(self, state: State) -> None:
+        """Set them to zero again."""
+        apply_masks(state.model, self._masks)
+
+
+def _record(small: nn.Module) -> Record:
+    entry = record(small)
+    assert entry is not None
+    return entry
+
+
+def _cost(groups: Groups) -> dict[str, int]:
+    """The costs of a model as it is."""
+    return {"macs": groups.cost_model.dense.macs, "params": groups.cost_model.dense.params}
+
+
+def _widths(first: CutRow, last: CutRow) -> tuple[GroupRow, ...]:
+    """The widths after the last cut beside those before the first."""
+    before = {group.name: group.before for group in first.groups}
+    after = {group.name: group for group in last.groups}
+    missing = [group for group in first.groups if group.name not in after]
+    return (
+        *(g.model_copy(update={"before": before.get(g.name, g.before)}) for g in last.groups),
+        *missing,
+    )
