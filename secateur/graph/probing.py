@@ -411,7 +411,8 @@ class Prober:
         here = own.index(deviation.position) if deviation.position in own else 0
         asked = {n for v in deviation.asked.values() if isinstance(v, list | tuple) for n in v if isinstance(n, int)}
         sites = list(self._places(home, [here]))
-        others = list(self._places(home, sorted(range(len(own)), key=lambda i: abs(i - here))[: 2 * WINDOW]))
+        near = sorted(range(len(own)), key=lambda i: abs(i - here))[: 2 * WINDOW]  # and what comes in
+        others = list(self._places(home, dict.fromkeys([*near, *range(min(WINDOW, len(own)))])))
         seen = set()
         ranked: list[tuple[bool, int, Place, Place]] = []
         for (p, a), (q, b) in product(sites, others):
@@ -458,8 +459,8 @@ class Prober:
         call = self.calls[position]
         composed = [d for d in dims_of(call) if len(norm(d)) > 1]
         named = [d for dims in call.resize.values() for d in _several(dims)]
-        module = [d for i in self.inside.get(call.module, []) for d in dims_of(self.calls[i])]
-        for dims in (composed, named, list(dims_of(call)), module):
+        around = ([d for i in self.inside[path] for d in dims_of(self.calls[i])] for path in call.stack[::-1])
+        for dims in (composed, named, list(dims_of(call)), *around):
             names = self._open(dims)
             if names:
                 break

@@ -332,3 +332,22 @@ def test_a_result_laid_anew_in_memory_is_the_same_result() -> None:
     groups, slim = check_laws(Pooled(), torch.randn(2, 3, 4, 4))
     assert units(groups) == {"first": 12, "attend.packed": 4}
     assert slim.last.in_features == 6
+
+
+def test_a_width_read_long_before_it_is_asked_for_is_learned() -> None:
+    class Long(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.heads, self.packed, self.out = 4, nn.Linear(24, 24), nn.Linear(24, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            n, length, c = x.shape
+            parts = self.packed(x).view(n, length, self.heads, 6)
+            for i in range(40):
+                parts = torch.tanh(parts * (1 + i / 40))
+            return self.out(parts.transpose(2, 3).transpose(2, 3).reshape(n, length, c))
+
+    model = nn.Sequential(nn.Linear(6, 24), nn.Tanh(), Long())
+    groups, slim = check_laws(model, torch.randn(2, 4, 6))
+    assert units(groups) == {"0": 24, "2.packed": 4}
+    assert (slim[0].out_features, slim[2].heads) == (12, 2)
