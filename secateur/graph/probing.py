@@ -329,7 +329,7 @@ class Prober:
         calls = [self.calls[i] for i in self._around(path)[:200]]
         own = [self.calls[i] for i in self.inside.get(path, [])[:200]]
         found = repairs_for(path, repair.attribute, value, renamings(own, self.counts, self._own_dims(path)), calls)
-        yield from sorted(found, key=lambda r: _fixed(r) != _fixed(repair))
+        yield from (r for r in found if _fixed(r) == _fixed(repair))
 
     def _around(self, path: str) -> list[int]:
         """The calls of a module; of the one around it where others call a part of it that is not its forward."""
@@ -545,8 +545,9 @@ def _same(value: Number) -> Dim | tuple[Dim, ...]:
 
 
 def _fixed(repair: Repair) -> list[bool]:
-    """Which of several sizes never change."""
-    return [] if repair.kind is int else [is_const(norm(d)) for d in repair.dims]  # type: ignore[arg-type]
+    """Which of several sizes never change; of one, which factors: with the batch as one, all sizes can be met."""
+    parts = [(factor,) for factor in norm(repair.dims)] if repair.kind is int else repair.dims  # type: ignore[arg-type]
+    return [is_const(norm(d)) for d in parts]  # type: ignore[arg-type]
 
 
 def spoken(calls: Iterable[Call], sizes: Sequence[int]) -> Iterator[tuple[Dim, ...]]:
