@@ -204,14 +204,15 @@ def compare(
     Attention keeps the scale of the full model, as it will in the slim one.
     """
     with contextlib.ExitStack() as around:
-        around.enter_context(undisturbed(module, recording.training))
+        modules = dict(module.named_modules())
+        around.enter_context(undisturbed(module, recording.training, modules))
         args, kwargs = inputs
         if recording.medium == "hollow":
             args, kwargs = tree_map_only(Tensor, of, inputs)
         elif recording.medium == "fake":
             fake = around.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
             args, kwargs = tree_map_only(Tensor, fake.from_tensor, inputs)
-        stack = around.enter_context(module_stack(module))
+        stack = around.enter_context(module_stack(modules.items()))
         around.enter_context(plain_kernels(stack, recording.scales))
         mode = Lockstep(calls, counts, stack, recording)
         try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from types import CellType, FunctionType
 from typing import Any
 
 from torch import nn
@@ -37,23 +38,27 @@ def free_names(
     return set(fields) & (set(arguments.signature.parameters) - set(arguments.arguments))
 
 
-def forget(model: nn.Module) -> None:
-    """Empty what `functools.lru_cache` remembers of functions beside the model's classes: it would outlast the run."""
-    classes = {c for module in model.modules() for c in type(module).__mro__ if not c.__module__.startswith("torch.")}
+def memories(modules: Iterable[nn.Module]) -> list[functools._lru_cache_wrapper[Any]]:
+    """What `functools.lru_cache` keeps of functions beside the modules' classes: it would outlast a run."""
+    kinds = set(map(type, modules))
+    classes = {c for kind in kinds for c in kind.__mro__ if not c.__module__.startswith("torch.")}
     homes: list[Any] = [
         *classes,
         *(sys.modules[name] for name in {c.__module__ for c in classes} if name in sys.modules),
     ]
-    for home in homes:
-        for value in [getattr(found, "__func__", found) for found in vars(home).values()]:
-            cells = getattr(value, "__closure__", None) or ()
-            for function in (value, *(cell.cell_contents for cell in cells if _filled(cell))):
-                if isinstance(function, functools._lru_cache_wrapper):
-                    function.cache_clear()
+    found = [getattr(value, "__func__", value) for home in homes for value in vars(home).values()]
+    inside = [_content(cell) for value in found if type(value) is FunctionType for cell in value.__closure__ or ()]
+    return [value for value in (*found, *inside) if isinstance(value, functools._lru_cache_wrapper)]
 
 
-def _filled(cell: Any) -> bool:
+def forget(memories: Iterable[functools._lru_cache_wrapper[Any]]) -> None:
+    """Empty what functions remember."""
+    for memory in memories:
+        memory.cache_clear()
+
+
+def _content(cell: CellType) -> Any:
     try:
-        return cell.cell_contents is not None
-    except ValueError:
-        return False
+        return cell.cell_contents
+    except ValueError:  # nothing was put into it yet
+        return None

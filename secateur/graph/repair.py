@@ -99,10 +99,10 @@ def standard(model: nn.Module, calls: list[Call], counts: Mapping[Atom, int]) ->
     """Bring torch's own layers in line with their tensors; returns what was set as (module, attribute, value)."""
     done: list[tuple[str, str, Number]] = []
     for call in calls:
-        owner = model.get_submodule(call.module)
         for argument, attribute in (("groups", "groups"), ("group", "num_groups")):
             term = call.resize.get(argument)
-            if term is None or not isinstance(getattr(owner, attribute, None), int):
+            owner = None if term is None else model.get_submodule(call.module)
+            if owner is None or not isinstance(getattr(owner, attribute, None), int):
                 continue
             if size(term) == getattr(owner, attribute) != size(term, counts):
                 done.append((call.module, attribute, size(term, counts)))

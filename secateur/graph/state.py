@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from secateur.graph.memory import forget
+from secateur.graph.memory import forget, memories
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,9 @@ class Written:
 
 
 MISSING = object()
+STORES = (list, dict, set, OrderedDict)
 HOOKS = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks")
+PLAIN = frozenset(vars(nn.Module())) - set(HOOKS)  # what torch keeps in every module
 
 
 def take_back(model: nn.Module, written: Iterable[Written]) -> None:
@@ -33,74 +36,89 @@ def take_back(model: nn.Module, written: Iterable[Written]) -> None:
         if one.before is MISSING:
             attributes.pop(one.attribute, None)
         else:
-            attributes[one.attribute] = one.before.copy() if isinstance(one.before, list | dict) else one.before
+            attributes[one.attribute] = one.before.copy() if isinstance(one.before, STORES) else one.before
 
 
 @contextlib.contextmanager
-def undisturbed(model: nn.Module, training: bool = False) -> Iterator[list[Written]]:
+def undisturbed(
+    model: nn.Module, training: bool = False, modules: Mapping[str, nn.Module] | None = None
+) -> Iterator[list[Written]]:
     """Runs the block with the model in evaluation (or training) mode and puts modes and attributes back afterwards.
 
     A forward may write to its module (caches of attention biases, position tables, hooks); whatever it writes is taken
-    back, and listed in what the block is given.
+    back, and listed in what the block is given. `modules` are those of the model by path, where they are at hand.
     """
-    before = []
+    if modules is None:
+        modules = dict(model.named_modules())
+    before = [(path, module, _Snapshot(module)) for path, module in modules.items()]
     written: list[Written] = []
-    for path, module in model.named_modules():
-        state = {k: v.copy() for k, v in module.__dict__.items() if _is_own_store(k, v) or k in HOOKS}
-        before.append((path, module, dict(module.__dict__), state, dict(module._buffers)))
-    values = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if type(buffer) is Tensor]
-    forget(model)
+    buffers = {id(b): b for module in modules.values() for b in module._buffers.values() if type(b) is Tensor}
+    values = [(buffer, buffer.detach().clone()) for buffer in buffers.values()]
+    remembered = memories(modules.values())
+    forget(remembered)
     try:
-        set_mode(model, training)
+        set_mode(model, training, modules.values())
         yield written
     finally:
-        forget(model)
-        for path, module, originals, state, buffers in before:
-            for key in [k for k in module.__dict__ if k not in originals]:
-                written.append(Written(path, key, MISSING))
-                del module.__dict__[key]
-            for key, value in originals.items():
-                if module.__dict__.get(key) is not value and key != "training":
-                    written.append(Written(path, key, state.get(key, value)))
-                module.__dict__[key] = value
-                if key not in state:
-                    continue
-                if key not in HOOKS and _differ(value, state[key]):
-                    written.append(Written(path, key, state[key]))
-                if isinstance(value, dict):
-                    value.clear()
-                    value.update(state[key])
-                else:
-                    value[:] = state[key]
-            module._buffers.clear()
-            module._buffers.update(buffers)
+        forget(remembered)
+        for path, module, snapshot in before:
+            written += snapshot.restore(path, module)
         with torch.no_grad():
             for buffer, value in values:
                 if not torch.equal(buffer, value):
                     buffer.copy_(value)
 
 
-def set_mode(model: nn.Module, training: bool) -> None:
-    """Put a model into evaluation or training mode, but for torch's own layers.
+class _Snapshot:
+    """The attributes of one module, and what its lists and dictionaries held."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.attributes = dict(module.__dict__)
+        own = self.attributes.keys() - PLAIN
+        self.held = {k: v.copy() if v else () for k in own if type(v := self.attributes[k]) in STORES}
+        self.buffers = dict(module._buffers)
+
+    def restore(self, path: str, module: nn.Module) -> list[Written]:
+        """Put everything back; returns what was changed, but for the mode and torch's own."""
+        now, then, written = module.__dict__, self.attributes, []
+        for key in now.keys() - then.keys():
+            written.append(Written(path, key, MISSING))
+            del now[key]
+        for key in [k for k, value in then.items() if now.get(k, MISSING) is not value]:
+            if key != "training":
+                written.append(Written(path, key, self.held.get(key) or then[key]))
+            now[key] = then[key]
+        for key, held in self.held.items():
+            store = then[key]
+            if (store or held) and _differ(store, held):
+                if key not in HOOKS:
+                    written.append(Written(path, key, held or type(store)()))
+                store.clear()
+                store.extend(held) if type(store) is list else store.update(held)
+        if _differ(module._buffers, self.buffers):
+            module._buffers.clear()
+            module._buffers.update(self.buffers)
+        return written
+
+
+def set_mode(model: nn.Module, training: bool, modules: Iterable[nn.Module] | None = None) -> None:
+    """Put a model, of these `modules`, into evaluation or training mode, but for torch's own layers.
 
     What a model does beside evaluation is decided by its own modules; norms and dropout would only make it random, or
     ask for more than one example.
     """
     model.train(training)
-    for module in model.modules():
+    for module in (model.modules() if modules is None else modules) if training else ():
         if type(module).__module__.startswith("torch.nn.modules") and not module._modules:
             module.training = False
 
 
 def _differ(now: Any, before: Any) -> bool:
-    """Whether a list or a dictionary holds other objects than before."""
+    """Whether a list, a set or a dictionary holds other objects than before."""
     if len(now) != len(before):
         return True
-    if type(now) is dict:
-        return any(key not in now or now[key] is not value for key, value in before.items())
+    if isinstance(now, dict):
+        return any(now.get(key, MISSING) is not value for key, value in before.items())
+    if isinstance(now, set):
+        return any(value not in now for value in before)
     return any(a is not b for a, b in zip(now, before, strict=True))
-
-
-def _is_own_store(key: str, value: Any) -> bool:
-    """Whether an attribute is a list or a dictionary of the module's author, not one of torch's."""
-    return type(value) is list or (type(value) is dict and not key.startswith("_"))

@@ -245,9 +245,12 @@ def plain_kernels(stack: Sequence[str] = (), scales: Mapping[str, float] | None 
 
 
 @contextlib.contextmanager
-def module_stack(model: nn.Module) -> Iterator[list[str]]:
-    """A list that holds, while the block runs, the paths of the modules whose forward is at work, outermost first."""
-    paths = {id(module): path for path, module in model.named_modules()}
+def module_stack(modules: Iterable[tuple[str, nn.Module]]) -> Iterator[list[str]]:
+    """A list that holds, while the block runs, the paths of the modules whose forward is at work, outermost first.
+
+    `modules` are those that are told, by path: `model.named_modules()`.
+    """
+    paths = {id(module): path for path, module in modules}
     stack: list[str] = []
 
     def enter(module: nn.Module, _: Any) -> None:
@@ -408,7 +411,7 @@ def _run(
         leaves.append(Leaf(name, kind, tensor, Value(tuple(tensor.shape), own, frozenset([name]))))
     for i, tensor in enumerate(t for t in tree_flatten(inputs)[0] if isinstance(t, Tensor)):
         leaves.append(Leaf(f"input {i}", "input", tensor, Value(tuple(tensor.shape), [const(n) for n in tensor.shape])))
-    with module_stack(model) as stack, plain_kernels(stack) as functions:
+    with module_stack(model.named_modules()) as stack, plain_kernels(stack) as functions:
         held = Held(choices)
         recorder = Recorder(leaves, stack, medium, held)
         try:

@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 from secateur.errors import ProofError
 from secateur.graph.choices import holding
 from secateur.graph.cutting import cut_tensor, rebuild, rebuilt
-from secateur.graph.memory import forget
+from secateur.graph.memory import forget, memories
 from secateur.graph.state import set_mode, take_back
 from secateur.graph.terms import Atom
 from secateur.graph.trace import Inputs, Recording, named_tensors, plain_kernels, tensors_of
@@ -146,8 +146,9 @@ class Verifier:
             seen = around.enter_context(holding(self.recording.choices))
             if watcher is not None:
                 around.enter_context(watcher)
-            forget(model)
-            around.callback(forget, model)  # what its functions remember is in float64 now
+            remembered = memories(model.modules())
+            forget(remembered)
+            around.callback(forget, remembered)  # what its functions remember is in float64 now
             outputs = tensors_of(model(*args, **kwargs))
         return [*outputs, *(seen[i] for i in self.recording.fixed)]
 
