@@ -63,9 +63,11 @@ def magnitude(
     _one_of("norm", "magnitude", norm, ("l1", "l2"))
     _one_of("side", "magnitude", side, ("both", "producers"))
 
+    power, scratch = (torch.abs if norm == "l1" else torch.square), _Scratch()
+
     def size(member: Member) -> Tensor:
         values = _floats(groups.tensor(member.name))
-        return _finite(member.reduce(values.abs() if norm == "l1" else values.square()), member)
+        return _finite(member.reduce(power(values, out=scratch.like(values))), member)
 
     values = {g.name: _join([size(m) for m in _scored(g, side, bias)], g, reduction) for g in groups}
     how = f"reduction={reduction}, normalise={_default(normalise, groups)}, side={side}"
@@ -207,6 +209,20 @@ def _floats(tensor: Tensor) -> Tensor:
     values = tensor.detach()
     values = values.abs() if values.is_complex() else values
     return values if values.dtype == torch.float64 else values.float()
+
+
+class _Scratch:
+    """Memory for results that are read once: fresh memory costs more than squaring what goes into it."""
+
+    def __init__(self) -> None:
+        self.memory = torch.empty(0)
+
+    def like(self, tensor: Tensor) -> Tensor:
+        """A contiguous tensor of that shape and kind, overwriting the one before."""
+        alike = (self.memory.dtype, self.memory.device) == (tensor.dtype, tensor.device)
+        if not alike or len(self.memory) < tensor.numel():
+            self.memory = tensor.new_empty(tensor.numel())
+        return self.memory[: tensor.numel()].view(tensor.shape)
 
 
 def _finite(values: Tensor, member: Member) -> Tensor:

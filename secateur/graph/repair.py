@@ -100,9 +100,10 @@ def standard(model: nn.Module, calls: list[Call], counts: Mapping[Atom, int]) ->
     done: list[tuple[str, str, Number]] = []
     for call in calls:
         for argument, attribute in (("groups", "groups"), ("group", "num_groups")):
-            term = call.resize.get(argument)
-            owner = None if term is None else model.get_submodule(call.module)
-            if owner is None or not isinstance(getattr(owner, attribute, None), int):
+            if argument not in call.resize:
+                continue
+            term, owner = call.resize[argument], model.get_submodule(call.module)
+            if not isinstance(getattr(owner, attribute, None), int):
                 continue
             if size(term) == getattr(owner, attribute) != size(term, counts):
                 done.append((call.module, attribute, size(term, counts)))

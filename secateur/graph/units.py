@@ -8,6 +8,7 @@ written over those two alone, never per layer type and never per granularity.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -69,13 +70,14 @@ class Slices(Member):
     labels: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
 
     def reduce(self, values: Tensor, how: Literal["sum", "max"] = "sum") -> Tensor:
-        other = [d for d in range(values.dim()) if d != self.dim]
         labels = self.labels.to(values.device)
         owned = labels >= 0
+        before, after = math.prod(values.shape[: self.dim]), math.prod(values.shape[self.dim + 1 :])
+        cube = values.reshape(before, values.shape[self.dim], after)  # one axis after the other takes half the time
         if how == "sum":
-            line = values.sum(dim=other) if other else values
+            line = (cube.sum(0) if len(cube) > 1 else cube[0]).sum(1)
             return line.new_zeros(self.units).index_add_(0, labels[owned], line[owned])
-        line = values.amax(dim=other) if other else values
+        line = (cube.amax(0) if len(cube) > 1 else cube[0]).amax(1)
         return line.new_zeros(self.units).scatter_reduce_(0, labels[owned], line[owned], "amax")
 
     def expand(self, values: Tensor, fill: float = 1.0) -> Tensor:
