@@ -67,7 +67,8 @@ def magnitude(
 
     def size(member: Member) -> Tensor:
         values = _floats(groups.tensor(member.name))
-        return _finite(member.reduce(power(values, out=scratch.like(values))), member)
+        room = scratch.like(values) if groups.kind == "slices" else None  # of single weights, all is kept
+        return _finite(member.reduce(power(values, out=room)), member)
 
     values = {g.name: _join([size(m) for m in _scored(g, side, bias)], g, reduction) for g in groups}
     how = f"reduction={reduction}, normalise={_default(normalise, groups)}, side={side}"
