@@ -127,10 +127,20 @@ class EpochRow(Row):
     seconds: float | None = None
 
 
+class MannerRow(Row):
+    """How a training computed: what each "auto" of the recipe came to, and how many processes shared its batches."""
+
+    precision: str
+    channels_last: bool
+    compiled: bool
+    ranks: int = 1
+
+
 class Curve(Row):
-    """The epochs of one training, named after what it was for."""
+    """The epochs of one training, named after what it was for; `manner` is missing in records of older versions."""
 
     name: str
+    manner: MannerRow | None = None
     epochs: tuple[EpochRow, ...]
 
 
