@@ -18,6 +18,7 @@ from secateur.training.checkpoint import Checkpoint
 from secateur.training.checks import check_first_batch, check_weights, explained, unused_parameters
 from secateur.training.devices import agree_on_statistics, enter, is_first, on_all_ranks
 from secateur.training.evaluation import Meter, validate
+from secateur.training.heap import kept_heap
 from secateur.training.history import Epoch, History, Manner
 from secateur.training.identity import identity
 from secateur.training.keeping import kept_modes
@@ -211,7 +212,7 @@ def _put_down(settings: Training, state: State, about: Mapping[str, str]) -> Ite
 @contextmanager
 def _left_alone(state: State) -> Iterator[None]:
     """A block after which random streams, module modes and memory layout are the caller's again."""
-    with kept_streams(state.device), kept_modes(state.model):
+    with kept_streams(state.device), kept_modes(state.model), kept_heap(state.device):
         seed_streams(derive(state.seed, "setup"), state.device, state.generator)
         mode = state.model.training
         converted = state.channels_last and set_layout(state.model, torch.channels_last)
