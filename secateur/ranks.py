@@ -113,19 +113,22 @@ def done_by_first(work: Callable[[], T]) -> T:
     rank, ranks = join()
     if ranks == 1:
         return work()
-    found: tuple[T | None, Exception | None] = (None, None)
-    if rank == 0:
-        before = _alone.set(True)
-        try:
-            found = (work(), None)
-        except Exception as error:
-            found = (None, error)
-        finally:
-            _alone.reset(before)
-    value, error = same_on_all_ranks((found[0], _told(found[1])))
-    if error is not None:
-        raise error if found[1] is None else found[1]
+    value, failure = _attempted(work) if rank == 0 else (None, None)
+    value, told = same_on_all_ranks((value, _told(failure)))
+    if told is not None:
+        raise failure or told
     return value  # type: ignore[return-value] # it is what `work` gave
+
+
+def _attempted(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    """What `work` gives, or the error that it raises, with this process as one alone."""
+    before = _alone.set(True)
+    try:
+        return work(), None
+    except Exception as error:
+        return None, error
+    finally:
+        _alone.reset(before)
 
 
 def _told(error: Exception | None) -> Exception | None:

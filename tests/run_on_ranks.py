@@ -1,6 +1,6 @@
 """Runs of two processes, forked by this program and killed by it: FOLDER/NAME-RANK.json says what each rank was given.
 
-    python run_on_ranks.py FOLDER
+python run_on_ranks.py FOLDER
 """
 
 from __future__ import annotations

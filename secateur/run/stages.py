@@ -154,8 +154,7 @@ class Run:
             return {}, {}, None
         with self.stage("time dense beside slim") as note:
             pair = (self.dense, small)
-            *found, note.text = timed_in_turn(self.recipe, pair, self.source.example, self.device)
-        before, after, speedup = found
+            before, after, speedup, note.text = timed_in_turn(self.recipe, pair, self.source.example, self.device)
         return before, after, speedup
 
     def keep_checkpoint(self, model: nn.Module) -> None:

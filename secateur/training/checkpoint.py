@@ -145,8 +145,8 @@ def _on_all_ranks(path: Path) -> bool:
     (share,) = mean_over_ranks([torch.tensor(float(path.exists()))])
     if 0 < share < 1:
         raise CheckpointError(
-            f"The 'checkpoint' folder {path.parent} must be the same for all ranks. {path.name} is there for {share:.0%} "
-            "of them; name a folder that all of them see."
+            f"The 'checkpoint' folder {path.parent} must be the same for all ranks. {path.name} is there for "
+            f"{share:.0%} of them; name a folder that all of them see."
         )
     return bool(share)
 

@@ -43,7 +43,8 @@ class Manner:
 class History:
     """The rows of a training and the model it ended with: another object than went in if a method replaced it.
 
-    `manner` is how it computed; `ema` is the moving average of the weights, where one was asked for: what the validation columns tell of.
+    `manner` is how it computed; `ema` is the moving average of the weights, where one was asked for: what the
+    validation columns tell of.
 
     >>> history.model.load_state_dict(history.ema)
     """

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Sa
 
 from secateur.errors import InputError
 from secateur.ranks import same_on_all_ranks, world
+from secateur.training.batches import announce_epoch
 from secateur.training.streams import derive, seed_streams
 
 _COPIED = (
@@ -67,10 +68,8 @@ class EveryNth:
             yield batches
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell the loader underneath, or its sampler, where it wants to know."""
-        for part in (self._loader, getattr(self._loader, "sampler", None)):
-            if hasattr(part, "set_epoch"):
-                part.set_epoch(epoch)
+        """Tell the loader underneath, where it wants to know."""
+        announce_epoch(self._loader, epoch)
 
 
 class Rounds(EveryNth, Sampler[Any]):
@@ -93,6 +92,7 @@ class Rounds(EveryNth, Sampler[Any]):
 
 def _with_rounds(loader: DataLoader[Any], rank: int, ranks: int) -> DataLoader[Any]:
     """The loader with the batches of one rank."""
+    assert loader.batch_sampler is not None
     rounds = Rounds(loader.batch_sampler, rank, ranks)
     for generator in (loader.generator, rounds.generator):
         if generator is not None:

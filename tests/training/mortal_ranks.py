@@ -20,9 +20,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import secateur.training.tree
 import torch
 from mortal import CASES, forked, same, train
+
+import secateur.training.tree
 
 PATIENCE = 20.0  # seconds that a survivor may take to notice that the other rank is dead
 

@@ -108,7 +108,9 @@ def test_a_run_on_two_ranks_resumes_to_the_same_bits(ends) -> None:
 def test_folders_that_ranks_do_not_share_are_refused_by_all(ends) -> None:
     for rank in (0, 1):
         assert ends["apart"][rank]["told"][0][0] == "CheckpointError"
-        assert "must be the same for all ranks. training.safetensors is there for 50%" in ends["apart"][rank]["told"][0][1]
+        assert (
+            "must be the same for all ranks. training.safetensors is there for 50%" in ends["apart"][rank]["told"][0][1]
+        )
 
 
 def test_what_the_first_rank_does_alone_is_told_to_all(ends) -> None:
