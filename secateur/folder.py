@@ -105,8 +105,8 @@ class Folder:
 
     @property
     def done(self) -> bool:
-        """Whether the run has come to its end: the page is what it writes last."""
-        return (self.path / FILES["page"]).exists()
+        """Whether the run has come to its end: the page is what it writes last, beside the record."""
+        return all((self.path / FILES[name]).exists() for name in ("page", "json"))
 
     @property
     def started(self) -> str:

@@ -252,7 +252,7 @@ class RunRecord(Row):
                 f"There is no record of a run at {path}. Give a folder that 'secateur prune' wrote."
             ) from None
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"The record {path} cannot be read: {error}. Run 'secateur prune' again.") from error
+            raise CheckpointError(f"The record {path} cannot be read: {error}. Remove it and run again.") from error
         version = values.get("format") if isinstance(values, dict) else None
         if version != FORMAT:
             raise CheckpointError(

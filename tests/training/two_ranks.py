@@ -124,7 +124,7 @@ def digits(rank: int) -> dict[str, Any]:
 
 
 def loaded(rank: int) -> dict[str, Any]:
-    """A DataLoader of the user's, shared out by Accelerate."""
+    """A DataLoader of the user's, shared out."""
     seen: list[int] = []
     inputs, targets = torch.arange(32.0)[:, None].expand(32, 25), torch.arange(32) % 3
     data = DataLoader(TensorDataset(inputs, targets), batch_size=4, shuffle=True)
