@@ -39,7 +39,7 @@ def share(loader: Iterable[Any]) -> Iterable[Any]:
         return loader.shard(rank, ranks)  # type: ignore[attr-defined, no-any-return]
     if isinstance(getattr(loader, "sampler", None), DistributedSampler) or hasattr(loader, "_is_accelerate_prepared"):
         return loader
-    if type(loader) is DataLoader and loader.batch_sampler and not isinstance(loader.dataset, IterableDataset):
+    if type(loader) is DataLoader and not isinstance(loader.dataset, IterableDataset):
         return _with_rounds(loader, rank, ranks)
     return EveryNth(loader, rank, ranks)
 
@@ -90,9 +90,10 @@ class Rounds(EveryNth, Sampler[Any]):
             yield batches[self._rank]
 
 
-def _with_rounds(loader: DataLoader[Any], rank: int, ranks: int) -> DataLoader[Any]:
-    """The loader with the batches of one rank."""
-    assert loader.batch_sampler is not None
+def _with_rounds(loader: DataLoader[Any], rank: int, ranks: int) -> Iterable[Any]:
+    """The loader with the batches of one rank; without a batch sampler (`batch_size=None`) its items are batches."""
+    if loader.batch_sampler is None:
+        return EveryNth(loader, rank, ranks)
     rounds = Rounds(loader.batch_sampler, rank, ranks)
     for generator in (loader.generator, rounds.generator):
         if generator is not None:

@@ -103,6 +103,8 @@ def test_what_reading_draws_is_a_ranks_own(of_two) -> None:
 def test_loaders_that_cannot_be_cut_by_their_sampler(of_two) -> None:
     first, second = of_two(lambda: DataLoader(Stream(), batch_size=3))
     assert (flat(first), flat(second)) == ([0, 1, 2, 6, 7, 8], [3, 4, 5, 9, 10, 11])
+    first, second = of_two(lambda: DataLoader(Drawing(), batch_size=None))
+    assert ([index for index, _ in first], [index for index, _ in second]) == ([*range(0, 16, 2)], [*range(1, 16, 2)])
     first, second = of_two(lambda: Own(NUMBERS, batch_size=11))
     assert (flat(first), flat(second)) == ([2 * n for n in range(11)], [2 * n for n in range(11, 22)])
 
