@@ -1,13 +1,15 @@
 """Images per second of training: `secateur.training.fit` beside a plain PyTorch loop with a DataLoader.
 
-    python benchmarks/training.py --models resnet20 lenet_300_100 --repeats 5 --compile
+    python benchmarks/training.py --compile                          all networks, some 20 minutes on two cores
+    python benchmarks/training.py --models resnet20 --repeats 7
 
 The plain loop is what a tutorial teaches: a data set of PIL images, torchvision's transforms, a DataLoader with two
 workers, SGD with momentum, float32. `fit` has the same network, images, augmentation, batch size and optimizer, and
 every other choice left to its defaults; with --compile it is measured compiled as well. Each measurement is a fresh
 process with the same number of threads. The first quarter of the steps warms up (caches, worker processes, compiling);
 the following ones are timed, with everything that happens between them. The competitors take turns within a repeat, so
-that a busy machine slows all of them; medians are over the repeats. The data sets are looked for in SECATEUR_DATA.
+that a busy machine slows all of them, and change their order from one to the next; medians are over the repeats. The
+data sets are looked for in SECATEUR_DATA.
 """
 
 from __future__ import annotations
@@ -32,8 +34,10 @@ from typing import Any
 from secateur.files import atomic_write
 
 SETS = {"resnet20": "cifar10", "resnet56": "cifar10", "vgg16_bn": "cifar10", "lenet_300_100": "mnist"}
-STEPS = {"resnet20": 80, "resnet56": 40, "vgg16_bn": 24, "lenet_300_100": 800}
+STEPS = {"resnet20": 60, "resnet56": 24, "vgg16_bn": 12, "lenet_300_100": 800}
 """Steps that are timed; a quarter of them more warms up. On a GPU all take those of the smallest network."""
+REPEATS = {"resnet20": 5, "resnet56": 3, "vgg16_bn": 3, "lenet_300_100": 5}
+"""How often each competitor is measured: less often where a measurement is long."""
 TARGETS = {"cpu": {"cifar10": 3.5, "mnist": 5.0}, "cuda": {"cifar10": 5.0, "mnist": 5.0}}
 BATCH, WORKERS, LR, MOMENTUM, DECAY = 128, 2, 0.01, 0.9, 5e-4
 OURS, COMPILED, PLAIN = "secateur", "secateur, compiled", "plain PyTorch"
@@ -104,13 +108,12 @@ class PlainImages:
 
 def ours(name: str, steps: int, device: str, compiled: bool) -> Sample:
     """`fit` with its defaults: images a second over four epochs of `steps` / 4 after one."""
-    import torch
     from torch.optim import SGD
 
     from secateur import zoo
     from secateur.data import load
     from secateur.training import fit
-    from secateur.training.precision import resolve_channels_last, resolve_precision
+    from secateur.training.precision import resolve_channels_last
 
     model = zoo.model(name).to(device)
     last = resolve_channels_last("auto", model)
@@ -129,8 +132,8 @@ def ours(name: str, steps: int, device: str, compiled: bool) -> Sample:
     )
     return {
         "rate": 4 * (steps // 4) * BATCH / (ends[-1] - ends[0]),
-        "precision": resolve_precision("auto", model, torch.device(device)),
-        "layout": "channels last" if last else "contiguous",
+        "precision": history.manner.precision,
+        "layout": "channels last" if history.manner.channels_last else "contiguous",
         "loss": statistics.mean(row.train_loss for row in history.rows),
     }
 
@@ -171,8 +174,8 @@ def child(name: str, tool: str, asked: argparse.Namespace) -> Sample:
 def compare(name: str, tools: Sequence[str], asked: argparse.Namespace) -> dict[str, Any]:
     """Medians of all competitors with one network, all samples, and how each computed."""
     samples: dict[str, list[Sample]] = {tool: [] for tool in tools}
-    for _ in range(asked.repeats):
-        for tool in tools:
+    for number in range(asked.repeats or REPEATS[name]):
+        for tool in tools if number % 2 == 0 else tools[::-1]:
             samples[tool].append(child(name, tool, asked))
     rates = {tool: [sample["rate"] for sample in taken] for tool, taken in samples.items()}
     return {
@@ -180,26 +183,29 @@ def compare(name: str, tools: Sequence[str], asked: argparse.Namespace) -> dict[
         "data": SETS[name],
         "batch": BATCH,
         "steps": steps_of(name, asked),
+        "repeats": len(samples[PLAIN]),
+        "target": TARGETS[asked.device][SETS[name]],
         "median": {tool: statistics.median(found) for tool, found in rates.items()},
-        # Each repeat's ratio is of neighbours in time: a machine that is busier in one repeat than in another cancels.
-        "ratio": {
-            tool: statistics.median(own / other for own, other in zip(rates[tool], rates[PLAIN], strict=True))
-            for tool in tools
-            if tool != PLAIN
-        },
+        "ratio": {tool: compared(rates[tool], rates[PLAIN]) for tool in tools if tool != PLAIN},
         "computed": {tool: {key: taken[0][key] for key in ("precision", "layout")} for tool, taken in samples.items()},
         "samples": samples,
     }
 
 
-def line(row: Mapping[str, Any], device: str) -> str:
+def compared(own: Sequence[float], other: Sequence[float]) -> dict[str, float]:
+    """The median, least and largest ratio of a repeat: of neighbours in time, so that what slows both cancels."""
+    ratios = [one / two for one, two in zip(own, other, strict=True)]
+    return {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
+
+
+def line(row: Mapping[str, Any]) -> str:
     """One row of the table."""
     text = f"{row['model']:15}{row['median'][PLAIN]:10,.0f}"
     for tool in (OURS, COMPILED):
         if tool in row["ratio"]:
-            text += f"{row['median'][tool]:12,.0f}{row['ratio'][tool]:8.2f}x"
+            text += f"{row['median'][tool]:12,.0f}{row['ratio'][tool]['median']:8.2f}x"
     how = row["computed"][OURS]
-    return text + f"   target {TARGETS[device][row['data']]:.1f}x   {how['precision']}, {how['layout']}"
+    return text + f"   target {row['target']:.1f}x   {how['precision']}, {how['layout']}"
 
 
 def circumstances(asked: argparse.Namespace) -> dict[str, Any]:
@@ -223,7 +229,6 @@ def circumstances(asked: argparse.Namespace) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": asked.threads,
         "workers": WORKERS,
-        "repeats": asked.repeats,
         "load": os.getloadavg(),
     }
 
@@ -232,7 +237,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=list(SETS), choices=list(SETS))
     parser.add_argument("--steps", type=int, help="steps that are timed; else a number for each network")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, help="measurements of each competitor; else a number for each network")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--compile", action="store_true", help="measure fit with torch.compile as well")
@@ -255,7 +260,7 @@ def main() -> None:
     rows = []
     for name in asked.models:
         rows.append(compare(name, tools, asked))
-        print(line(rows[-1], asked.device), flush=True)
+        print(line(rows[-1]), flush=True)
     with atomic_write(asked.out) as partial_file:
         partial_file.write_text(json.dumps({**facts, "models": rows}, indent=1) + "\n")
 

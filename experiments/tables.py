@@ -143,6 +143,57 @@ def surgery() -> str:
     )
 
 
+def training(results: Path = RESULTS) -> str:
+    """Images a second of `fit` beside a plain PyTorch loop."""
+    path = results / "benchmarks" / "training.json"
+    if not path.exists():
+        return "Not measured: `python benchmarks/training.py --compile` keeps a result."
+    result: dict[str, Any] = json.loads(path.read_text())
+    plain, *ours = list(result["models"][0]["median"])
+    lines = []
+    for row in result["models"]:
+        rates = [f"{row['median'][tool]:,.0f}" for tool in (plain, *ours)]
+        ratios = ["{median:.2f}x ({low:.2f} to {high:.2f})".format(**row["ratio"][tool]) for tool in ours]
+        how = ", ".join(row["computed"][ours[0]].values())
+        lines.append([f"{row['model']}, {row['data']}", *rates, *ratios, f"{row['target']:g}x", how])
+    names = [tool.removeprefix("secateur, ") for tool in ours]
+    head = ["images a second", plain, *names, *(f"ratio, {name}" for name in names), "target", "computed in"]
+    device = result["gpu"] or f"{result['cpu']} ({', '.join(result['cpu_units'])})"
+    count = ", ".join(dict.fromkeys(str(row["repeats"]) for row in result["models"]))
+    return table(head, lines) + (
+        f"\n\n{device}, {result['threads']} threads, batches of {result['models'][0]['batch']}, the plain loop with "
+        f"{result['workers']} workers beside them; medians of {count} repeats taken in turn, least and largest ratio "
+        f"of a repeat. torch {result['versions']['torch'].partition('+')[0]}; "
+        "`python benchmarks/training.py --compile`."
+    )
+
+
+def step(results: Path = RESULTS) -> str:
+    """Processor time of a training step by the choices of `fit`, and the operators that take it."""
+    path = results / "benchmarks" / "step.json"
+    if not path.exists():
+        return "Not measured: `python benchmarks/step.py` keeps a result."
+    result: dict[str, Any] = json.loads(path.read_text())
+    models = result["models"]
+    first = {row["model"]: next(iter(row["median"].values()))["ms"] for row in models}
+    lines = []
+    for choice in models[0]["median"]:
+        cells = []
+        for row in models:
+            found = row["median"][choice]
+            times = first[row["model"]] / found["ms"]
+            cells += [f"{found['ms']:,.0f}", f"{times:.2f}x", f"{found['faults']:,.0f}"]
+        lines.append([choice, *cells])
+    heads = [f"{row['model']}, {what}" for row in models for what in ("ms", "ratio", "page faults")]
+    shares = [[kind, *(f"{100 * row['shares'][kind]:.0f} %" for row in models)] for kind in models[0]["shares"]]
+    parts = table(["of a step with kept heap", *(row["model"] for row in models)], shares)
+    return (
+        f"{table(['choices, added up', *heads], lines)}\n\n{parts}\n\nProcessor time of a step on one thread of "
+        f"{result['cpu']} ({', '.join(result['cpu_units'])}), medians of {result['repeats']} processes taken in turn; "
+        f"torch {result['versions']['torch'].partition('+')[0]}; `python benchmarks/step.py`."
+    )
+
+
 def keys() -> str:
     """Every key of a recipe."""
     lines = [[f"`{key}`", f"`{value}`" if value else "", meaning.replace("|", "\\|")] for key, value, meaning in rows()]
@@ -157,7 +208,8 @@ def shipped() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "runs": runs, "dense": dense, "surgery": surgery, "recipe keys": keys, "recipes": shipped,
+    "runs": runs, "dense": dense, "surgery": surgery, "training": training, "step": step, "recipe keys": keys,
+    "recipes": shipped,
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ plain lines and trainings a line an epoch.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -32,7 +33,9 @@ TRAININGS = ("train", "fine-tune")
 PIPED_WIDTH = 140
 """Columns of tables that go to a file or another program, where no window limits them."""
 
-out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
+_LATER_RANK = os.environ.get("RANK", "0") != "0"  # of several processes of one run the first one tells
+
+out = Console(quiet=_LATER_RANK, highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
 err = Console(stderr=True, highlight=False)
 
 

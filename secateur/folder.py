@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from secateur.errors import CheckpointError, InputError
 from secateur.files import atomic_write
+from secateur.ranks import done_by_first, world
 from secateur.recipe import Recipe, text
 from secateur.report.page import FILES
 
@@ -87,7 +88,8 @@ class Folder:
     """An output folder that belongs to one recipe; it is there, and `held`.
 
     While the run goes on, each stage that is done leaves its numbers in `stages/NAME.json`; the same recipe started
-    again reads them back. When the report is written the stages are removed, for it holds all they did.
+    again reads them back. When the report is written the stages are removed, for it holds all they did. Of several
+    ranks the first one writes, and the others see the same folder.
 
     Raises `InputError` if the folder holds anything but a run of the same recipe.
     """
@@ -95,13 +97,16 @@ class Folder:
     def __init__(self, path: str | Path, recipe: Recipe) -> None:
         self.path = Path(path)
         self.recipe = recipe
-        self._check_owner()
+        self._writes = world()[0] == 0
+        done_by_first(self._check_owner)
+        if not (self.path / RECIPE).exists():
+            raise InputError(f"The output folder {self.path} must be the same for all ranks. This one does not see it.")
         self._clock: dict[str, Any] = self._read_clock()
 
     @property
     def done(self) -> bool:
-        """Whether the run has come to its end: the page is what it writes last."""
-        return (self.path / FILES["page"]).exists()
+        """Whether the run has come to its end: the page is what it writes last, beside the record."""
+        return all((self.path / FILES[name]).exists() for name in ("page", "json"))
 
     @property
     def started(self) -> str:
@@ -125,6 +130,9 @@ class Folder:
 
     def read(self, name: str, kind: type[Value]) -> Value | None:
         """What a stage left when it was done; None if it was not."""
+        return done_by_first(lambda: self._read(name, kind))
+
+    def _read(self, name: str, kind: type[Value]) -> Value | None:
         path = self.path / STAGES / f"{name}.json"
         if not path.exists():
             return None
@@ -139,15 +147,17 @@ class Folder:
         return value
 
     def once(self, name: str, kind: type[Value], compute: Callable[[], Value]) -> Value:
-        """What the stage left, or what `compute` gives, which it leaves."""
+        """What the stage left, or what `compute` gives on the first rank, which leaves it."""
         found = self.read(name, kind)
-        return found if found is not None else self.keep(name, compute())
+        return found if found is not None else done_by_first(lambda: self.keep(name, compute()))
 
     def close(self) -> None:
         """Remove what only an unfinished run needs."""
         shutil.rmtree(self.path / STAGES, ignore_errors=True)
 
     def _write(self, name: str, content: str) -> None:
+        if not self._writes:
+            return
         with atomic_write(self.path / STAGES / f"{name}.json") as partial:
             partial.write_text(content, encoding="utf-8")
 
@@ -173,10 +183,13 @@ class Folder:
 
     def _read_clock(self) -> dict[str, Any]:
         path = self.path / STAGES / "clock.json"
-        if path.exists():
-            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            return found
-        return {"started": _now(), "seconds": {}}
+        if not path.exists():
+            return {"started": _now(), "seconds": {}}
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            return {"started": str(found["started"]), "seconds": dict(found["seconds"])}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"The stage {path} is damaged. Remove {self.path} and start the run anew.") from error
 
 
 def _completed(values: Any) -> Any:

@@ -8,7 +8,10 @@ alike. Every function but `world` must be called by all ranks.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+import pickle
+from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -16,9 +19,11 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
-from secateur.errors import InputError
+from secateur.errors import InputError, SecateurError
 
 T = TypeVar("T")
+WAIT = timedelta(hours=4)  # for a rank that works alone, as on a test set; one that died is noticed at once
+_alone = ContextVar("alone", default=False)
 _TOLD = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what a launcher puts into the environment
 
 
@@ -27,6 +32,8 @@ def world() -> tuple[int, int]:
 
     >>> rank, ranks = world()
     """
+    if _alone.get():
+        return 0, 1
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     if not all(name in os.environ for name in _TOLD):
@@ -46,7 +53,7 @@ def join() -> tuple[int, int]:
     if ranks > 1 and not dist.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)) % torch.cuda.device_count())
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=WAIT)
     return rank, ranks
 
 
@@ -94,6 +101,43 @@ def same_on_all_ranks(value: T) -> T:
     held: list[T] = [value]
     dist.broadcast_object_list(held, 0)
     return held[0]
+
+
+def done_by_first(work: Callable[[], T]) -> T:
+    """What `work` gives on rank 0, on every rank; the others wait. An error that it raises is raised on all of them.
+
+    While it works rank 0 is as one process alone, so that nothing in it is reduced over ranks.
+
+    >>> row = done_by_first(lambda: measure(model))
+    """
+    rank, ranks = join()
+    if ranks == 1:
+        return work()
+    value, failure = _attempted(work) if rank == 0 else (None, None)
+    value, told = same_on_all_ranks((value, _told(failure)))
+    if told is not None:
+        raise failure or told
+    return value  # type: ignore[return-value] # it is what `work` gave
+
+
+def _attempted(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    """What `work` gives, or the error that it raises, with this process as one alone."""
+    before = _alone.set(True)
+    try:
+        return work(), None
+    except Exception as error:
+        return None, error
+    finally:
+        _alone.reset(before)
+
+
+def _told(error: Exception | None) -> Exception | None:
+    """The error as other ranks can have it: itself, or its words where it cannot be pickled."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return SecateurError(f"Rank 0 stopped. {type(error).__name__}: {error}")
+    return error
 
 
 def _of_one_kind(tensors: Sequence[Tensor]) -> list[list[int]]:

@@ -72,6 +72,8 @@ def test_the_stages_are_told_in_order_with_their_numbers(finished):
     assert record.final.bytes < record.dense.bytes
     assert [c.name for c in record.curves] == ["training", "fine-tuning"]
     assert [len(c.epochs) for c in record.curves] == [1, 2]
+    assert all(c.manner.precision in ("fp32", "bf16") and c.manner.channels_last for c in record.curves)
+    assert all(not c.manner.compiled and c.manner.ranks == 1 for c in record.curves)
     assert record.plan.criterion.startswith("magnitude(")
     assert set(record.seconds) >= {"load", "train", "find groups", "plan and cut", "fine-tune", "save"}
 

@@ -12,8 +12,8 @@ import textwrap
 import pytest
 import tiny
 
-from secateur.errors import InputError
-from secateur.folder import HOLDER, LOCK, Folder, differences, held
+from secateur.errors import CheckpointError, InputError
+from secateur.folder import HOLDER, LOCK, STAGES, Folder, differences, held
 from secateur.run import run
 
 HOLDING = textwrap.dedent(
@@ -78,12 +78,12 @@ def test_a_folder_of_an_older_version_belongs_to_the_same_recipe(tmp_path):
         Folder(tmp_path, tiny.recipe(data__limit=100))
 
 
-def test_a_run_is_one_process(tmp_path, monkeypatch):
-    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match=r"A run must be one process\. This is rank 1 of 2"):
-        run(tiny.recipe(tmp_path / "out"))
-    assert not (tmp_path / "out").exists()
+@pytest.mark.parametrize("content", ["", "[]", '{"started": "now"}'])
+def test_a_damaged_clock_is_named(tmp_path, content):
+    Folder(tmp_path, tiny.recipe()).spent("load", 1.0)
+    (tmp_path / STAGES / "clock.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"clock\.json is damaged\. Remove .* and start the run anew"):
+        Folder(tmp_path, tiny.recipe())
 
 
 def test_differences_name_both_values():

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 import secateur
 from secateur import zoo
-from secateur.errors import InputError, TrainingError
+from secateur.errors import CheckpointError, InputError, TrainingError
 from secateur.folder import STAGES
 from secateur.report import RunRecord
 from secateur.run import Silent, evaluate, run
@@ -194,6 +194,40 @@ def test_a_loss_that_is_not_finite_tells_the_stage_and_leaves_the_checkpoint(tmp
     key = rf"{part}\.lr \(1e\+30 there, 0\.01 here\)"
     with pytest.raises(InputError, match=rf"holds a run of another recipe\. These differ: {key}"):
         run(tiny.recipe(tmp_path, **{**changes, f"{part}__lr": 0.01}))
+
+
+NARROW = """
+import torch
+from torch import nn
+
+def build():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 5)), torch.randn(1, 1, 8, 8)
+"""
+
+
+@pytest.mark.parametrize(
+    ("epochs", "message"),
+    [
+        (1, "an output for each of the data's 10 classes. It has 5"),
+        (0, r"Labels must lie in \[0, 5\), the model's outp"),
+    ],
+)
+def test_a_head_of_too_few_classes_is_told_before_any_step(tmp_path, epochs, message):
+    (tmp_path / "net.py").write_text(NARROW)
+    recipe = dense(tmp_path / "out", model__spec=f"{tmp_path / 'net.py'}:build", training__epochs=epochs)
+    with pytest.raises(InputError, match=message):
+        run(recipe)
+    assert not list((tmp_path / "out").rglob("*.safetensors"))
+
+
+def test_a_record_that_was_cut_short_is_named_and_made_anew_when_it_is_removed(tmp_path):
+    recipe = dense(tmp_path, training__epochs=1, measures__latency=False)
+    whole, path = run(recipe), tmp_path / "result.json"
+    path.write_text(path.read_text()[:500])
+    with pytest.raises(CheckpointError, match=r"The record \S+result.json cannot be read: .* Remove it and run again"):
+        run(recipe)
+    path.unlink()
+    assert numbers(run(recipe)) == numbers(whole) == numbers(RunRecord.load(path))
 
 
 EXPLODING = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -59,3 +60,32 @@ def test_seeds_become_a_mean_with_its_spread(seeds):
     line = tables["dense"]().splitlines()[2]
     assert "| 3 | 91.50 ± 0.30 | 91.20 to 91.80 |" in line
     assert "dense/resnet20" not in tables["runs"]()
+
+
+def test_the_benchmark_of_training_is_told_with_its_spread(tmp_path):
+    training = tiny.script("experiments/tables.py")["training"]
+    assert "Not measured" in training(tmp_path)
+    row = {
+        "model": "resnet20", "data": "cifar10", "batch": 128, "repeats": 5, "target": 3.5,
+        "median": {"plain PyTorch": 400.4, "secateur": 1000.0, "secateur, compiled": 1234.5},
+        "ratio": {"secateur": {"median": 2.5, "low": 2.4, "high": 2.6},
+                  "secateur, compiled": {"median": 3.1, "low": 3.0, "high": 3.25}},
+        "computed": {"secateur": {"precision": "fp32", "layout": "channels last"}},
+    }  # fmt: skip
+    facts = {
+        "gpu": None,
+        "cpu": "A CPU",
+        "cpu_units": ["avx2"],
+        "threads": 2,
+        "workers": 2,
+        "versions": {"torch": "2.15"},
+    }
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "training.json").write_text(json.dumps({**facts, "models": [row]}))
+    lines = training(tmp_path).splitlines()
+    assert lines[0].split(" | ")[1:4] == ["plain PyTorch", "secateur", "compiled"]
+    assert lines[2].startswith(
+        "| resnet20, cifar10 | 400 | 1,000 | 1,234 | 2.50x (2.40 to 2.60) | 3.10x (3.00 to 3.25) |"
+    )
+    assert "3.5x | fp32, channels last |" in lines[2]
+    assert "A CPU (avx2), 2 threads, batches of 128" in lines[-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from secateur.report.record import (
     GroupRow,
     Hardware,
     LatencyRow,
+    MannerRow,
     PlanRow,
     ProofRow,
     SpeedupRow,
@@ -76,7 +78,7 @@ def curve(name: str, history: History) -> Curve:
         )
         for row in history.rows
     )
-    return Curve(name=name, epochs=tuple(rows))
+    return Curve(name=name, manner=MannerRow(**asdict(history.manner)), epochs=tuple(rows))
 
 
 def plan_row(chosen: Plan, budget: str, whole: float, round_to: int) -> PlanRow:

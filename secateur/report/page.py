@@ -98,9 +98,10 @@ def tradeoff(record: RunRecord) -> dict[str, Markup] | None:
 
 @dataclass(frozen=True)
 class Panel:
-    """One training: its charts and its epochs."""
+    """One training: how it computed in words, its charts and its epochs."""
 
     name: str
+    manner: str
     charts: tuple[Markup, ...]
     epochs: tuple[EpochRow, ...]
 
@@ -114,7 +115,7 @@ def _panel(curve: Curve, index: int) -> Panel:
             title = f"{field.capitalize()} of the {curve.name}"
             key = f"curve-{index}-{field}"
             drawn.append(charts.lines(series, title=title, name=name, key=key, percent=field == "accuracy"))
-    return Panel(curve.name, tuple(drawn), curve.epochs)
+    return Panel(curve.name, summary.manner(curve.manner), tuple(drawn), curve.epochs)
 
 
 def _series(curve: Curve, split: str, field: str) -> charts.Line:

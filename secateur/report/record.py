@@ -127,10 +127,20 @@ class EpochRow(Row):
     seconds: float | None = None
 
 
+class MannerRow(Row):
+    """How a training computed: what each "auto" of the recipe came to, and how many processes shared its batches."""
+
+    precision: str
+    channels_last: bool
+    compiled: bool
+    ranks: int = 1
+
+
 class Curve(Row):
-    """The epochs of one training, named after what it was for."""
+    """The epochs of one training, named after what it was for; `manner` is missing in records of older versions."""
 
     name: str
+    manner: MannerRow | None = None
     epochs: tuple[EpochRow, ...]
 
 
@@ -242,7 +252,7 @@ class RunRecord(Row):
                 f"There is no record of a run at {path}. Give a folder that 'secateur prune' wrote."
             ) from None
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"The record {path} cannot be read: {error}. Run 'secateur prune' again.") from error
+            raise CheckpointError(f"The record {path} cannot be read: {error}. Remove it and run again.") from error
         version = values.get("format") if isinstance(values, dict) else None
         if version != FORMAT:
             raise CheckpointError(

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from secateur.report import text
-from secateur.report.record import CheckRow, FrozenRow, RunRecord, StageRow
+from secateur.report.record import CheckRow, FrozenRow, MannerRow, RunRecord, StageRow
 
 LABELS = {
     "dense": "dense",
@@ -237,6 +237,14 @@ def _stage_line(row: StageRow, dense: StageRow) -> StageLine:
         loss=text.number(row.loss),
         change="" if row is dense else text.points(moved),
     )
+
+
+def manner(found: MannerRow | None) -> str:
+    """How a training computed, empty where the record does not tell: "bf16, channels last"."""
+    if found is None:
+        return ""
+    said = {"channels last": found.channels_last, "compiled": found.compiled, f"{found.ranks} ranks": found.ranks > 1}
+    return ", ".join([found.precision, *(words for words, holds in said.items() if holds)])
 
 
 def verdict(record: RunRecord) -> Verdict:

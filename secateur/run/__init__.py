@@ -8,13 +8,14 @@ was done, a training from its last checkpoint.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from secateur import report
 from secateur.building import counts, device_of, load_data, on_device, source_of
 from secateur.errors import InputError
 from secateur.folder import RECIPE, Folder, held
-from secateur.ranks import world
+from secateur.ranks import done_by_first, world
 from secateur.recipe import Recipe
 from secateur.report.page import FILES
 from secateur.report.record import RunRecord, StageRow
@@ -33,27 +34,30 @@ def run(recipe: Recipe, progress: Progress | None = None) -> RunRecord:
     output folder that cannot serve, before any work; what a stage raises comes through, and the same call goes on from
     there.
 
+    Started by `torchrun` or `accelerate launch`, all ranks share the trainings, each with batches of the recipe's size;
+    the first does the rest and writes, and what it finds is taken over by all. They must see the same folder.
+
     >>> record = run(Recipe.load("recipe.yaml").model_copy(update={"out": "out"}))
     >>> record.final.accuracy.value
     """
-    rank, ranks = world()
-    if ranks > 1:
-        raise InputError(
-            f"A run must be one process. This is rank {rank} of {ranks}: train on many devices with secateur.fit in a "
-            "script of your own, and give the weights to a recipe as 'model.weights'."
-        )
     out = recipe.out
     if out is None:
         raise InputError("The recipe must have the key 'out' to be run: the folder for the checkpoint and the report.")
     recipe = recipe.with_seed(recipe.the_seed)
-    with held(out):
+    with ExitStack() as stack:
+        done_by_first(lambda: stack.enter_context(held(out)))
         folder = Folder(out, recipe)
-        if folder.done:
-            return RunRecord.load(folder.path / FILES["json"])
-        made = Run(recipe, folder, progress or Silent()).carry_out()
-        report.write(made, folder.path)
-        folder.close()
+        if done_by_first(lambda: folder.done):
+            return done_by_first(lambda: RunRecord.load(folder.path / FILES["json"]))
+        made = Run(recipe, folder, (progress if world()[0] == 0 else None) or Silent()).carry_out()
+        done_by_first(lambda: written(made, folder))
         return made
+
+
+def written(made: RunRecord, folder: Folder) -> None:
+    """Leave the report of a run that is over, and nothing that only an unfinished one needs."""
+    report.write(made, folder.path)
+    folder.close()
 
 
 def evaluate(

@@ -1,4 +1,8 @@
-"""The stages of a run, in order: train or load, measure, then round by round cut, repair and fine-tune."""
+"""The stages of a run, in order: train or load, measure, then round by round cut, repair and fine-tune.
+
+Of several ranks all train; the first does every other stage, and the others then find it done, as a run that goes on
+after a kill does.
+"""
 
 from __future__ import annotations
 
@@ -27,18 +31,20 @@ from secateur.building import (
 )
 from secateur.errors import TrainingError
 from secateur.files import atomic_write
-from secateur.folder import DENSE, Folder
+from secateur.folder import DENSE, Folder, Value
 from secateur.graph.units import Groups
 from secateur.masks import masked
 from secateur.planning import Plan
+from secateur.ranks import done_by_first, world
 from secateur.recipe import PruningPart, Recipe
 from secateur.report import gather
-from secateur.report.record import Curve, FrozenRow, GroupRow, PlanRow, ProofRow, Row, RunRecord, StageRow
+from secateur.report.record import Curve, FrozenRow, GroupRow, PlanRow, ProofRow, Row, RunRecord, SpeedupRow, StageRow
 from secateur.run.measuring import Measured, costs, timed_alone, timed_in_turn
 from secateur.run.progress import Progress, told
 from secateur.surgery.checkpoint import load, save
 from secateur.surgery.record import Record, apply_masks, record
 from secateur.training import State, Training, fit, reestimate_batch_norm
+from secateur.training.batch_norm import norms_with_statistics
 from secateur.training.distillation import Distillation
 from secateur.training.rewinding import KeptWeights, rewind_weights
 
@@ -90,6 +96,8 @@ class Run:
         self.curves: list[Curve] = []
         with self.stage("load"):
             self.device = device_of(recipe)
+            if recipe.data.download:
+                done_by_first(lambda: load_data(recipe, self.device).name)
             self.data = load_data(recipe, self.device)
             self.source = source_of(recipe, self.data)
             self.dense = self._built()
@@ -110,11 +118,14 @@ class Run:
 
     def left_whole(self, first: StageRow) -> RunRecord:
         """The record of a run that cuts nothing."""
+        return self.recorded(stages=(done_by_first(lambda: self._kept_whole(first)),))
+
+    def _kept_whole(self, first: StageRow) -> StageRow:
         self.keep_checkpoint(self.dense)
         if self.recipe.measures.latency:
             with self.stage("time") as note:
                 first, note.text = timed_alone(self.recipe, self.dense, self.source.example, self.device, first)
-        return self.recorded(stages=(first,))
+        return first
 
     def made_smaller(self, first: StageRow, part: PruningPart) -> RunRecord:
         """The record of a run that prunes what `part` says."""
@@ -125,13 +136,8 @@ class Run:
             cuts.append(done)
             row, small = self.reestimated(small, turn)
             stages += [*done.stages, *([row] if row else []), *self.fine_tuned(small, turn)]
-        self.keep_checkpoint(small)
-        speedup = None
-        if self.recipe.measures.latency:
-            with self.stage("time dense beside slim") as note:
-                pair = (self.dense, small)
-                before, after, speedup, note.text = timed_in_turn(self.recipe, pair, self.source.example, self.device)
-            stages[0], stages[-1] = stages[0].model_copy(update=before), stages[-1].model_copy(update=after)
+        before, after, speedup = done_by_first(lambda: self._kept_slim(small))
+        stages[0], stages[-1] = stages[0].model_copy(update=before), stages[-1].model_copy(update=after)
         return self.recorded(
             plan=cuts[-1].plan,
             stages=tuple(stages),
@@ -140,6 +146,16 @@ class Run:
             proof=cuts[-1].proof,
             speedup=speedup,
         )
+
+    def _kept_slim(self, small: nn.Module) -> tuple[dict[str, Any], dict[str, Any], SpeedupRow | None]:
+        """What the rows of the dense and the slim model gain at the end, and how the two compare."""
+        self.keep_checkpoint(small)
+        if not self.recipe.measures.latency:
+            return {}, {}, None
+        with self.stage("time dense beside slim") as note:
+            pair = (self.dense, small)
+            before, after, speedup, note.text = timed_in_turn(self.recipe, pair, self.source.example, self.device)
+        return before, after, speedup
 
     def keep_checkpoint(self, model: nn.Module) -> None:
         """Leave the model that the run ends with in the folder."""
@@ -178,7 +194,7 @@ class Run:
             methods.append(KeptWeights(self.folder.stage("training") / "rewind.safetensors", rewind.weights))
         with self.stage("train") as note:
             note.text = self._fit(self.dense, "training", self.recipe.training.settings, methods)
-        if self.recipe.pruning is not None:
+        if self.recipe.pruning is not None and world()[0] == 0:
             with atomic_write(self.folder.path / DENSE) as partial:
                 save_model(self.dense, str(partial))
 
@@ -205,10 +221,24 @@ class Run:
 
         `whole` is what the budget counts of the dense model; None where `model` is that.
         """
-        place = self.folder.stage(turn.file("cut"))
-        done = self.folder.read(turn.file("cut"), CutRow)
-        if done is not None:
-            return done, load(self.source.build, place).to(self.device)
+        return self._left_by(turn.file("cut"), CutRow, lambda: self._cut(part, turn, model, whole))
+
+    def _left_by(
+        self, stage: str, kind: type[Value], work: Callable[[], tuple[Value, nn.Module]]
+    ) -> tuple[Value, nn.Module]:
+        """What a stage found and the model it left: worked out now, or by an earlier process, or by the first rank."""
+        made: list[nn.Module] = []
+
+        def kept() -> Value:
+            found, model = work()
+            save(model, self.folder.stage(stage))
+            made.append(model)
+            return found
+
+        found = self.folder.once(stage, kind, kept)
+        return found, made[0] if made else load(self.source.build, self.folder.stage(stage)).to(self.device)
+
+    def _cut(self, part: PruningPart, turn: Round, model: nn.Module, whole: float | None) -> tuple[CutRow, nn.Module]:
         groups = self.groups(part) if whole is None else self._found(part, model, turn.named("find groups"))
         whole = amount(groups, part.budget) if whole is None else whole
         with self.stage(turn.named("plan and cut")) as note:
@@ -217,7 +247,6 @@ class Run:
             entry = _record(small)
             plan, proof = gather.plan_row(chosen, part.budget, whole, part.round_to), gather.proof_row(entry.proof)
             note.text = f"{plan.reached} left{', proven' if proof and proof.proven else ''}"
-        save(small, place)
         done = CutRow(
             plan=plan,
             groups=gather.group_rows(entry),
@@ -226,7 +255,7 @@ class Run:
             stages=self._after_cut(groups, chosen, small, turn),
             whole=whole,
         )
-        return self.folder.keep(turn.file("cut"), done), small
+        return done, small
 
     def _after_cut(self, groups: Groups, chosen: Plan, small: nn.Module, turn: Round) -> tuple[StageRow, ...]:
         """The slim model as it was cut, and the masked one beside it where the two must agree."""
@@ -241,21 +270,18 @@ class Run:
 
     def reestimated(self, small: nn.Module, turn: Round) -> tuple[StageRow | None, nn.Module]:
         """The row after batch norm saw the training data anew (None where there is none), and the model."""
-        if not self.recipe.batch_norm.batches:
+        if not self.recipe.batch_norm.batches or not norms_with_statistics(small):
             return None, small
-        name = turn.file("batch-norm")
-        place, row = self.folder.stage(name), self.folder.read(name, StageRow)
-        if row is not None:
-            return row, load(self.source.build, place).to(self.device)
-        with self.stage(turn.named("re-estimate batch norm")) as note:
-            self.data.train.set_epoch(0)
-            layers = reestimate_batch_norm(small, self.data.train, batches=self.recipe.batch_norm.batches)
-            note.text = f"{layers} layers"
-        if not layers:
-            return None, small
-        save(small, place)
-        row = self.measured("batch norm re-estimated", small, self.data.test, costs(small), turn.shown)
-        return self.folder.keep(name, row), small
+
+        def work() -> tuple[StageRow, nn.Module]:
+            with self.stage(turn.named("re-estimate batch norm")) as note:
+                self.data.train.set_epoch(0)
+                layers = reestimate_batch_norm(small, self.data.train, batches=self.recipe.batch_norm.batches)
+                note.text = f"{layers} layers"
+            row = self.measured("batch norm re-estimated", small, self.data.test, costs(small), turn.shown)
+            return row, small
+
+        return self._left_by(turn.file("batch-norm"), StageRow, work)
 
     def fine_tuned(self, small: nn.Module, turn: Round) -> list[StageRow]:
         """The row after fine-tuning, if there is any; what is masked stays zero throughout."""

@@ -36,7 +36,7 @@ def reestimate_batch_norm(model: nn.Module, loader: Iterable[Any], batches: int 
     """
     if batches < 1:
         raise InputError(f"The 'batches' parameter of reestimate_batch_norm must be at least 1. Got {batches} instead.")
-    norms = {name: norm for name, norm in model.named_modules() if isinstance(norm, _NormBase) and _tracks(norm)}
+    norms = norms_with_statistics(model)
     if not norms:
         return 0
     device = device_of(model)
@@ -50,6 +50,11 @@ def reestimate_batch_norm(model: nn.Module, loader: Iterable[Any], batches: int 
         for name, pool in pools.items():
             _store(name, norms[name], pool, seen)
     return len(pools)
+
+
+def norms_with_statistics(model: nn.Module) -> dict[str, _NormBase]:
+    """The batch- and instance-norm layers that have running statistics, by name."""
+    return {name: norm for name, norm in model.named_modules() if isinstance(norm, _NormBase) and _tracks(norm)}
 
 
 @dataclass

@@ -117,7 +117,7 @@ def announce_epoch(loader: Iterable[Any], epoch: int) -> None:
 
 def generators(loader: Iterable[Any]) -> list[torch.Generator]:
     """The random generators a loader owns (a DataLoader's `generator`): their state moves on from epoch to epoch."""
-    parts = (loader, getattr(loader, "sampler", None))
+    parts = (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None))
     found = [getattr(part, "generator", None) for part in parts]
     unique = {id(generator): generator for generator in found if isinstance(generator, torch.Generator)}
     return list(unique.values())

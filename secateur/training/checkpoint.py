@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from secateur.errors import CheckpointError
+from secateur.ranks import mean_over_ranks
 from secateur.training.batches import generators
 from secateur.training.checks import check_weights
 from secateur.training.devices import is_first
@@ -103,7 +104,7 @@ class Checkpoint:
 
     def resume(self, state: State, history: History, meter: Meter, loader: Iterable[Any]) -> bool:
         """Go on from the file, if there is one: whether there was. Raises `CheckpointError` if it is of another run."""
-        if self._path is None or not self._path.exists():
+        if self._path is None or not _on_all_ranks(self._path):
             return False
         tree = read_tree(self._path, KIND)
         if differing := differences(tree["identity"], self._identity):
@@ -137,6 +138,17 @@ class Checkpoint:
         align_state(state.optimizer)
         for generator, position in zip(generators(loader), tree["generators"], strict=True):
             generator.set_state(position)
+
+
+def _on_all_ranks(path: Path) -> bool:
+    """Whether the file is there. Raises `CheckpointError` where some ranks see it and others do not."""
+    (share,) = mean_over_ranks([torch.tensor(float(path.exists()))])
+    if 0 < share < 1:
+        raise CheckpointError(
+            f"The 'checkpoint' folder {path.parent} must be the same for all ranks. {path.name} is there for "
+            f"{share:.0%} of them; name a folder that all of them see."
+        )
+    return bool(share)
 
 
 @torch.no_grad()

@@ -10,15 +10,12 @@ writes checkpoints, logs and progress.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from secateur.errors import InputError
 from secateur.ranks import from_first_rank, join, mean_over_ranks, world
 from secateur.training.batches import device_of
 
@@ -35,55 +32,6 @@ def enter(model: nn.Module) -> None:
 def is_first() -> bool:
     """Whether this process is the one that writes and shows."""
     return world()[0] == 0
-
-
-def share(loader: Iterable[Any], device: torch.device) -> Iterable[Any]:
-    """The share that this rank has of a loader's batches: as many on every rank.
-
-    A loader with `shard(rank, ranks)` is asked for it, a DataLoader goes through Accelerate; of any other iterable of
-    batches, rank `r` of `R` gets number `r`, `r + R`, ..., and an incomplete round at the end is left out.
-    """
-    rank, ranks = world()
-    if ranks == 1:
-        return loader
-    if callable(getattr(loader, "shard", None)):
-        return loader.shard(rank, ranks)  # type: ignore[attr-defined, no-any-return]
-    if isinstance(loader, DataLoader):
-        return _accelerator(device).prepare_data_loader(loader, device_placement=False)  # type: ignore[no-any-return]
-    return EveryNth(loader, rank, ranks)
-
-
-class EveryNth:
-    """The batches `rank`, `rank + ranks`, ... of an iterable, rounds that are complete alone."""
-
-    def __init__(self, loader: Iterable[Any], rank: int, ranks: int) -> None:
-        self._loader, self._rank, self._ranks = loader, rank, ranks
-
-    def __len__(self) -> int:
-        length = len(self._loader)  # type: ignore[arg-type]
-        if length < self._ranks:
-            raise InputError(
-                f"The training data must hold a batch for each of the {self._ranks} ranks. Got {length} instead."
-            )
-        return length // self._ranks
-
-    def __iter__(self) -> Iterator[Any]:
-        source = iter(self._loader)
-        while len(batches := list(islice(source, self._ranks))) == self._ranks:
-            yield batches[self._rank]
-
-    def set_epoch(self, epoch: int) -> None:
-        """Tell the loader underneath, where it wants to know."""
-        if hasattr(self._loader, "set_epoch"):
-            self._loader.set_epoch(epoch)
-
-
-def part(loader: Iterable[Any]) -> Iterator[Any]:
-    """The part that this rank has of batches that are only measured: together the ranks see each once."""
-    rank, ranks = world()
-    if ranks > 1 and callable(getattr(loader, "shard", None)):
-        return iter(loader.shard(rank, ranks))  # type: ignore[attr-defined]
-    return islice(iter(loader), rank, None, ranks)
 
 
 def on_all_ranks(module: nn.Module, *, some_unused: bool) -> nn.Module:

@@ -14,8 +14,8 @@ from secateur.errors import DataError, TrainingError
 from secateur.ranks import mean_over_ranks
 from secateur.training.batches import count, moved
 from secateur.training.checks import where_not_finite
-from secateur.training.devices import part
 from secateur.training.keeping import kept_modes
+from secateur.training.sharing import part
 from secateur.training.state import Loss, State
 
 READ_EVERY = 50  # batches between two looks at losses on an accelerator, each of which waits for it

@@ -29,16 +29,28 @@ class Epoch:
     images_per_second: float
 
 
+@dataclass(frozen=True)
+class Manner:
+    """How a training computes: what each "auto" came to, and how many processes share its batches."""
+
+    precision: str
+    channels_last: bool
+    compiled: bool
+    ranks: int
+
+
 @dataclass
 class History:
     """The rows of a training and the model it ended with: another object than went in if a method replaced it.
 
-    `ema` is the moving average of the weights, where one was asked for: what the validation columns tell of.
+    `manner` is how it computed; `ema` is the moving average of the weights, where one was asked for: what the
+    validation columns tell of.
 
     >>> history.model.load_state_dict(history.ema)
     """
 
     model: nn.Module
+    manner: Manner
     rows: list[Epoch] = field(default_factory=list)
     ema: dict[str, Tensor] | None = None
 

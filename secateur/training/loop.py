@@ -16,9 +16,10 @@ from secateur.training.average import Average
 from secateur.training.batches import announce_epoch, device_of, each_tensor, groups_of, moved, splits, steps_in
 from secateur.training.checkpoint import Checkpoint
 from secateur.training.checks import check_first_batch, check_weights, explained, unused_parameters
-from secateur.training.devices import agree_on_statistics, enter, is_first, on_all_ranks, share
+from secateur.training.devices import agree_on_statistics, enter, is_first, on_all_ranks
 from secateur.training.evaluation import Meter, validate
-from secateur.training.history import Epoch, History
+from secateur.training.heap import kept_heap
+from secateur.training.history import Epoch, History, Manner
 from secateur.training.identity import identity
 from secateur.training.keeping import kept_modes
 from secateur.training.log import Log
@@ -29,6 +30,7 @@ from secateur.training.progress import progress_bar
 from secateur.training.schedules import learning_rate
 from secateur.training.settings import Training, merged
 from secateur.training.sharding import asked_for, check_shardable, shard
+from secateur.training.sharing import share
 from secateur.training.state import State
 from secateur.training.streams import derive, kept_streams, seed_streams
 
@@ -59,11 +61,12 @@ def fit(
         check_shardable(methods, {name: getattr(settings, name) for name in _WHOLE})
     enter(model)
     whole, validation = splits(data)
-    train = share(whole, device_of(model))
+    train = share(whole)
     batches = steps_in(train, settings.steps_per_epoch, settings.epochs)
     state = _start(model, settings, -(-batches // settings.accumulate), methods)
-    about = identity(settings, state, data, train, compiled=_compiles(settings, state))
-    history, meter = History(model), Meter()
+    manner = Manner(state.precision, state.channels_last, _compiles(settings, state), state.ranks)
+    about = identity(settings, state, data, train, compiled=manner.compiled)
+    history, meter = History(model, manner), Meter()
     with (
         _left_alone(state),
         _put_down(settings, state, about) as (checkpoint, log),
@@ -209,7 +212,7 @@ def _put_down(settings: Training, state: State, about: Mapping[str, str]) -> Ite
 @contextmanager
 def _left_alone(state: State) -> Iterator[None]:
     """A block after which random streams, module modes and memory layout are the caller's again."""
-    with kept_streams(state.device), kept_modes(state.model):
+    with kept_streams(state.device), kept_modes(state.model), kept_heap(state.device):
         seed_streams(derive(state.seed, "setup"), state.device, state.generator)
         mode = state.model.training
         converted = state.channels_last and set_layout(state.model, torch.channels_last)

@@ -46,7 +46,7 @@ class KeptWeights:
         self._keep(state)
 
     def _keep(self, state: State) -> None:
-        if state.epoch == self.epoch:
+        if state.epoch == self.epoch and state.rank == 0:
             tensors = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in _tensors(state.model)}
             with atomic_write(self.path) as partial_file:
                 save_file(tensors, str(partial_file))

@@ -108,7 +108,7 @@ class State:
         """Let all random streams start from the run's seed and the place, so that none has to be stored.
 
         What the model draws (dropout) differs from rank to rank, as its batches do; what methods draw from `generator`
-        does not.
+        does not, nor what decides on the order of batches.
         """
         own = (self.rank,) if self.rank else ()
         seed_streams(derive(self.seed, *place, *own), self.device)
@@ -120,8 +120,8 @@ class State:
         self.draw_from("epoch", self.epoch)
 
     def before_batches(self, position: int) -> None:
-        """The random streams of one step of the epoch, for what fetches its batches."""
-        self.draw_from("batches", self.epoch, position)
+        """The random streams of one step of the epoch, for what fetches its batches: all ranks see one order."""
+        seed_streams(derive(self.seed, "batches", self.epoch, position), self.device)
 
     def end_epoch(self) -> None:
         """Count the epoch; what its methods see next is its end."""

@@ -13,6 +13,7 @@ from secateur.report.record import (
     GroupRow,
     Hardware,
     LatencyRow,
+    MannerRow,
     PlanRow,
     ProofRow,
     RunRecord,
@@ -123,7 +124,13 @@ def made_record(groups: int = 30, **changes: object) -> RunRecord:
             dtype="float64",
         ),
         "speedup": SpeedupRow(ratio=1.56, low=1.49, high=1.63),
-        "curves": (Curve(name="fine-tuning", epochs=_epochs(10)),),
+        "curves": (
+            Curve(
+                name="fine-tuning",
+                manner=MannerRow(precision="bf16", channels_last=True, compiled=False, ranks=2),
+                epochs=_epochs(10),
+            ),
+        ),
         "seconds": {
             "load": 1.2, "measure dense": 14.3, "find groups": 2.4, "plan": 0.31, "cut and prove": 3.1,
             "measure cut": 8.2, "re-estimate batch norm": 11.5, "fine-tune": 884.2, "measure slim": 9.4,

@@ -14,10 +14,10 @@ import pytest
 HERE = Path(__file__).parent
 
 
-def deaths(folder: Path, *seeds: int) -> dict:
+def deaths(program: str, folder: Path, *seeds: int) -> dict:
     path = os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, str(HERE / "mortal.py"), str(folder), *map(str, seeds)],
+        [sys.executable, str(HERE / program), str(folder), *map(str, seeds)],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         check=False,
         timeout=1200,
@@ -36,9 +36,9 @@ def check(told: dict) -> None:
 
 
 def test_killed_at_random_and_within_writes(tmp_path: Path) -> None:
-    check(deaths(tmp_path, 1))
+    check(deaths("mortal.py", tmp_path, 1))
 
 
 @pytest.mark.slow
 def test_killed_at_many_random_moments(tmp_path: Path) -> None:
-    check(deaths(tmp_path, *range(2, 10)))
+    check(deaths("mortal.py", tmp_path, *range(2, 10)))

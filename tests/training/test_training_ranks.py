@@ -105,6 +105,23 @@ def test_a_run_on_two_ranks_resumes_to_the_same_bits(ends) -> None:
         assert same_tensors(end["model"], end["whole"])
 
 
+def test_folders_that_ranks_do_not_share_are_refused_by_all(ends) -> None:
+    for rank in (0, 1):
+        assert ends["apart"][rank]["told"][0][0] == "CheckpointError"
+        assert (
+            "must be the same for all ranks. training.safetensors is there for 50%" in ends["apart"][rank]["told"][0][1]
+        )
+
+
+def test_what_the_first_rank_does_alone_is_told_to_all(ends) -> None:
+    (_, *first), (_, *second) = (ends["apart"][rank]["told"] for rank in (0, 1))
+    assert first[0] == second[0] == 1.0, "0 of rank 0 alone, and 1 rank"
+    assert first[1] == second[1] == ("DataError", "The training data must hold at least one batch. Got an empty loader "
+                                     "instead.")  # fmt: skip
+    assert first[2] == "its own"
+    assert second[2] == ("SecateurError", "Rank 0 stopped. Unsaid: a secret")
+
+
 def test_sharded_weights_train_and_resume_as_whole_ones_do(ends) -> None:
     first, second = ends["sharded"]
     assert (first["held"], second["held"]) == (8, 8)  # of 16 rows

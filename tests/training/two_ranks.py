@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader, TensorDataset
 import secateur
 from secateur.criteria import taylor
 from secateur.data import load
-from secateur.errors import TrainingError
+from secateur.errors import SecateurError, TrainingError
 from secateur.masks import Masks
-from secateur.ranks import join, same_on_all_ranks
+from secateur.ranks import done_by_first, join, mean_over_ranks, same_on_all_ranks, world
 from secateur.training import fit
 from secateur.training.sharding import whole
 
@@ -124,7 +124,7 @@ def digits(rank: int) -> dict[str, Any]:
 
 
 def loaded(rank: int) -> dict[str, Any]:
-    """A DataLoader of the user's, shared out by Accelerate."""
+    """A DataLoader of the user's, shared out."""
     seen: list[int] = []
     inputs, targets = torch.arange(32.0)[:, None].expand(32, 25), torch.arange(32) % 3
     data = DataLoader(TensorDataset(inputs, targets), batch_size=4, shuffle=True)
@@ -187,11 +187,44 @@ def sharded(rank: int, folder: Path) -> dict[str, Any]:
     return {**ends[0], "refused": refused}
 
 
+def apart(rank: int, folder: Path) -> dict[str, Any]:
+    """Folders that the ranks do not share, and work that the first rank does for both."""
+    place = folder / f"apart-{rank}"
+    if rank == 0:
+        place.mkdir()
+        (place / "training.safetensors").touch()
+    told = []
+    for act in (
+        lambda: fit(net(), batches(2), **PLAIN, checkpoint=place),
+        lambda: done_by_first(lambda: mean_over_ranks([torch.tensor(float(rank))])[0].item() + world()[1]),
+        lambda: done_by_first(lambda: fit(net(), [], **PLAIN)),
+        lambda: done_by_first(Unsaid.raised),
+    ):
+        try:
+            told.append(act())
+        except SecateurError as error:
+            told.append((type(error).__name__, str(error)))
+        except Unsaid:
+            told.append("its own")
+    return {"told": told}
+
+
+class Unsaid(Exception):
+    """An error that no other process can be told."""
+
+    def __reduce__(self) -> Any:
+        raise TypeError("not to be told")
+
+    @classmethod
+    def raised(cls) -> None:
+        raise cls("a secret")
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     rank, _ = join()
-    for scenario in (averaged, accumulated, cut, unused, digits, loaded, resumed, sharded):
-        end = scenario(rank, folder) if scenario in (resumed, sharded) else scenario(rank)
+    for scenario in (averaged, accumulated, cut, unused, digits, loaded, resumed, apart, sharded):
+        end = scenario(rank, folder) if scenario in (resumed, apart, sharded) else scenario(rank)
         torch.save(end, folder / f"{scenario.__name__}-{rank}.pt")
 
 
