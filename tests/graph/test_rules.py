@@ -109,6 +109,10 @@ FREE: dict[str, tuple[Callable[[Tensor], Tensor], list[int]]] = {
     "spatial slice": (lambda x: x[:, :, 1:3, ::2], [16]),
     "spatial index": (lambda x: x[:, :, 0] + x.select(3, 1), [16]),
     "index in space": (lambda x: x.flatten(2)[:, :, torch.tensor([3, 1, 1])], [16]),
+    "gather with a repeated index": (
+        lambda x: x.flatten(2).gather(2, torch.tensor([3, 1, 0])[None, None].repeat(2, x.shape[1], 1)),
+        [16],
+    ),
     "channel shuffle": (lambda x: torch.channel_shuffle(x, 2), [8]),
     "shuffle by view": (shuffled, [8]),
     "pixel shuffle": (lambda x: F.pixel_shuffle(x, 2), [4]),

@@ -247,7 +247,9 @@ def pad(terms: Terms, call: Call) -> Sequence[Dims]:
 def repeat(terms: Terms, call: Call) -> Sequence[Dims]:
     repeats = call["repeats"]
     dims = [()] * (len(repeats) - len(call["self"].shape)) + list(dims_of(call["self"]))
-    return [[(r, *d) if r != 1 else d for r, d in zip(repeats, dims, strict=True)]]
+    times = [atom(r) if r != 1 and size(d) == 1 else const(r) for r, d in zip(repeats, dims, strict=True)]
+    call.resize["repeats"] = times
+    return [[(*r, *d) if size(r) != 1 else d for r, d in zip(times, dims, strict=True)]]
 
 
 def _still(terms: Terms, dims: Dims) -> None:
