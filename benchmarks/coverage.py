@@ -1,14 +1,13 @@
 """What can be pruned of every model of a library: groups, proof, budgets, time and memory; what stays whole, and why.
 
     python benchmarks/coverage.py --libraries torchvision --models 'resnet*' --peers
-    python benchmarks/coverage.py --table
 
 A library is a file `zoo_NAME.py` beside this one, whose `MODELS` maps names to functions that build a model and what
 it is called with; `KIND_OF` may sort them. Every model has a fresh process with a limit of time and memory. It is
 pruned twice: to half of every group's units, and to half of its multiply-accumulates; both cuts are proven. The smaller
 model is then run on a batch of another size and trained for one step, wherever the whole one can do that. Seconds are
 the processor's, so that other work on the machine does not count. Results are written after every model; models that
-were done are not done again unless `--again` or `--failed` says so.
+were done are not done again unless `--again` or `--failed` says so. `experiments/tables.py` writes docs/coverage.md.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from coverage_tables import OURS, PAGE, THEIRS, good, line, page, summary
+from coverage_tables import OURS, THEIRS, good, line, summary
 from surgery import circumstances, peak
 
 from secateur.files import atomic_write
@@ -296,9 +295,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--limit", type=float, default=600, help="seconds for the process of one model")
     parser.add_argument("--out", type=Path, default=OUT, help="the folder with a JSON file for each library")
-    parser.add_argument(
-        "--table", action="store_true", help="write the page of the documentation and print its summary"
-    )
     parser.add_argument("--one", nargs=3, metavar=("LIBRARY", "MODEL", "TOOL"), help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -311,16 +307,15 @@ def main() -> None:
         print(json.dumps(row))
         return
     known = results(asked.out)
-    for library, name, tool in [] if asked.table else wanted(asked, known):
+    for library, name, tool in wanted(asked, known):
+        row = child(library, name, tool, asked.threads, asked.limit)
+        print(line(f"{library}/{name}", tool, row), flush=True)
+        known = results(asked.out)  # others may have measured meanwhile
         result = known.setdefault(library, {"models": {}})
         result["facts"] = circumstances(asked.threads, 1)
-        entry = result["models"].setdefault(name, {"kind": kind_of(library, name)})
-        entry[tool] = child(library, name, tool, asked.threads, asked.limit)
-        print(line(f"{library}/{name}", tool, entry[tool]), flush=True)
+        result["models"].setdefault(name, {"kind": kind_of(library, name)})[tool] = row
         save(asked.out / f"{library}.json", result)
     print(summary(known))
-    if asked.table:
-        PAGE.write_text(page(known))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,11 @@
-"""What `coverage.py` measured, as lines, as a summary by library and as a page of the documentation."""
+"""What `coverage.py` measured, as lines, as a summary by library and as a table of each library."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-PAGE = Path(__file__).parents[1] / "docs" / "coverage.md"
 OURS, THEIRS = "secateur", "torch-pruning"
 CUTS = ("units", "macs")
 WITHIN = 0.02  # of the budget
@@ -105,19 +103,15 @@ def percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.1f} %"
 
 
-def page(libraries: Mapping[str, Row]) -> str:
-    """The page of the documentation."""
-    facts = next(iter(libraries.values()))["facts"]
-    versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
-    parts = [
-        "# Coverage",
-        "Every model below is pruned without a hint, to half of every group's units and to half of its "
-        "multiply-accumulates, and both cuts are proven in float64. *Proven, run and learn*: the smaller model equals "
-        "its references, runs, runs on a batch of another size and takes a training step, wherever the whole one does. "
-        "*Prunable* is the share of parameters in at least one group. Processor seconds go from the built model to "
-        f"the proven cut, on {facts['threads']} CPU thread(s). Written by `python benchmarks/coverage.py --table`; "
-        f"{versions}.",
-        summary(libraries),
-        *(f"## {library}\n\n{details(result['models'])}" for library, result in libraries.items()),
-    ]
-    return "\n\n".join(parts) + "\n"
+def circumstances(libraries: Mapping[str, Row]) -> str:
+    """What the columns mean, and what the numbers were measured with."""
+    facts = max((result["facts"] for result in libraries.values()), key=lambda facts: str(facts["when"]))
+    versions = ", ".join(f"{name} {number.partition('+')[0]}" for name, number in facts["versions"].items())
+    return (
+        "Every model is pruned without a hint, to half of every group's units and to half of its "
+        "multiply-accumulates. *Proven, run and learn*: both smaller models equal their references in float64, run, "
+        "run on a batch of another size and take a training step, wherever the whole model does. *Prunable* is the "
+        "share of parameters in at least one group. Processor seconds go from the built model to the proven cut of "
+        f"half the units, in a fresh process, on {facts['threads']} CPU thread(s). {versions}; "
+        "`python benchmarks/coverage.py`."
+    )

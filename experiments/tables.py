@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +194,18 @@ def step(results: Path = RESULTS) -> str:
         f"{result['cpu']} ({', '.join(result['cpu_units'])}), medians of {result['repeats']} processes taken in turn; "
         f"torch {result['versions']['torch'].partition('+')[0]}; `python benchmarks/step.py`."
     )
+def measured() -> dict[str, Any]:
+    """What the coverage of every library was found to be."""
+    files = sorted((RESULTS / "benchmarks" / "coverage").glob("*.json"))
+    return {file.stem: json.loads(file.read_text()) for file in files}
+
+
+def coverage(library: str | None = None) -> str:
+    """How many models of every library are cut and proven; or, of one library, a row a model."""
+    tables, found = runpy.run_path(str(ROOT / "benchmarks" / "coverage_tables.py")), measured()
+    if library is None:
+        return f"{tables['summary'](found)}\n\n{tables['circumstances'](found)}"
+    return str(tables["details"](found[library]["models"]))
 
 
 def keys() -> str:
@@ -209,7 +223,8 @@ def shipped() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "runs": runs, "dense": dense, "surgery": surgery, "training": training, "step": step, "recipe keys": keys,
-    "recipes": shipped,
+    "recipes": shipped, "coverage": coverage,
+    **{f"coverage of {name}": partial(coverage, name) for name in ("torchvision", "timm", "transformers")},
 }  # fmt: skip
 
 

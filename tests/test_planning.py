@@ -302,6 +302,26 @@ def test_balanced_groups_are_costed_as_they_end():
         Plan.of(groups, {"hidden1": torch.arange(8)})
 
 
+class Heads(Groups):
+    """A chain whose code asks that its third width be eight times its first: heads, and the stream they write to."""
+
+    def balance(self, counts):
+        full = super().balance(counts)
+        heads = max(full["hidden0"], -(-full["hidden2"] // 8))
+        return {**full, "hidden0": heads, "hidden2": 8 * heads}
+
+
+@pytest.mark.parametrize("allocation", ["global", "local"])
+@pytest.mark.parametrize("percent", range(30, 90, 6))
+def test_other_groups_pay_for_a_step_of_tied_ones(allocation, percent):
+    base = chain_groups([6, 24, 48, 24], [8, 1, 1, 1])
+    groups = Heads("slices", base.model, base.items, base.cost_model)
+    made = plan(groups, criteria.random(groups), f"{percent}% macs", allocation=allocation, round_to=1)
+    assert groups.balance(made.counts) == made.counts
+    assert 0.99 * made.asked <= made.reached.macs <= made.asked
+    assert not made.notes
+
+
 def test_the_group_minimum_counts():
     base = chain_groups([64, 64])
     groups = replace(base, items=tuple(replace(g, minimum=30) for g in base.items))

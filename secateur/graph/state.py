@@ -30,7 +30,7 @@ PLAIN = frozenset(vars(nn.Module())) - set(HOOKS)  # what torch keeps in every m
 
 
 def take_back(model: nn.Module, written: Iterable[Written]) -> None:
-    """Put attributes that a run wrote (caches, tables of positions) back to what they were before it."""
+    """Put attributes that a run wrote (caches, tables of positions, hooks) back to what they were before it."""
     for one in written:
         attributes = model.get_submodule(one.module).__dict__
         if one.before is MISSING:
@@ -91,8 +91,7 @@ class _Snapshot:
         for key, held in self.held.items():
             store = then[key]
             if (store or held) and _differ(store, held):
-                if key not in HOOKS:
-                    written.append(Written(path, key, held or type(store)()))
+                written.append(Written(path, key, held or type(store)()))
                 store.clear()
                 store.extend(held) if type(store) is list else store.update(held)
         if _differ(module._buffers, self.buffers):

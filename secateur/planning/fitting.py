@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from secateur.errors import BudgetError
 from secateur.graph.units import Frozen, Groups
@@ -16,6 +16,7 @@ Counts = dict[str, int]
 CLOSE_ENOUGH = 0.001  # share of the asked number below which no further step is tried
 TOLERANCE = 0.01  # share of the asked number that counts as hit
 TRIALS = 32  # steps tried for closeness alone, once within the tolerance
+EXCHANGES = 8  # steps that pass the budget for which other groups are made to pay, where it is missed otherwise
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class Fit:
     def run(self, *, repair: bool) -> tuple[Counts, tuple[str, ...]]:
         """The counts, and notes on what a reader should know about them.
 
-        With `repair`, single steps of rounding use what the line of allocations leaves of the budget. Raises
+        With `repair`, single steps of rounding use what the line of allocations leaves of the budget; where that is
+        still missed, since equalities make several groups grow at once, other groups pay for one such step. Raises
         `BudgetError` if even the fewest units cost more than 1 % above the budget.
         """
         floor, unit = self.settle(self.allocation.wanted(0)), self.target.budget.unit
@@ -74,7 +76,8 @@ class Fit:
             note = f"Every group is at its fewest units: {pretty(least)} {unit} of {pretty(self.asked)} asked."
             return floor, (note,)
         counts, high = self._bisect(floor)
-        counts = self._repair(counts, high) if repair else counts
+        if repair:
+            counts = self._exchange(self._repair(counts, high), high)
         reached = self.target.spent(counts)
         if reached >= self.asked * (1 - TOLERANCE):
             return counts, ()
@@ -116,6 +119,35 @@ class Fit:
                 gap = left
                 counts.update(candidate)
         return counts
+
+    def _exchange(self, counts: Counts, position: int) -> Counts:
+        """Counts closer to a budget that is missed: groups that one step makes grow keep that, others shrink for it.
+
+        Most urgent steps are tried first, until one brings the budget within the tolerance; else the closest stays.
+        """
+        best, reached, tried, grew = counts, self.target.spent(counts), 0, set[str]()
+        for name in self._steps(dict(counts), position):
+            if tried == EXCHANGES or reached >= self.asked * (1 - TOLERANCE):
+                break
+            if name in grew:  # with another one, so its own step is the same
+                continue
+            grown = self.groups.balance({**counts, name: self.limits[name].next(counts[name])})
+            more = {n: count for n, count in grown.items() if count > counts[n]}
+            grew.update(more)
+            tried += 1
+            other = self._at_least(more)
+            if other is not None and self.target.spent(other) > reached:
+                best, reached = other, self.target.spent(other)
+        return best
+
+    def _at_least(self, held: Mapping[str, int]) -> Counts | None:
+        """The best counts in which some groups keep at least so many units; None where even that passes the budget."""
+        limits = {
+            name: replace(limit, floor=max(limit.floor, held.get(name, 0))) for name, limit in self.limits.items()
+        }
+        narrowed = replace(self, limits=limits)
+        floor = narrowed.settle(self.allocation.wanted(0))
+        return narrowed._repair(*narrowed._bisect(floor)) if self.target.spent(floor) <= self.asked else None
 
     def _steps(self, counts: Counts, position: int) -> Iterator[str]:
         """The groups that may grow, most urgent first; one comes up again after it has grown."""

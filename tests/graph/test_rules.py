@@ -53,6 +53,13 @@ def shuffled(x: Tensor) -> Tensor:
     return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
 
 
+def turned(x: Tensor) -> Tensor:
+    """Pairs of channels as complex numbers, turned by an angle for each place."""
+    pairs = torch.view_as_complex(x.view(2, -1, 2, 4, 4).movedim(2, -1).contiguous())
+    places = torch.polar(torch.ones(4, 4), torch.arange(16.0).view(4, 4)).to(pairs.dtype)
+    return torch.view_as_real(pairs * places).movedim(-1, 2).reshape(x.shape[0], -1, 4, 4)
+
+
 FREE: dict[str, tuple[Callable[[Tensor], Tensor], list[int]]] = {
     "relu": (F.relu, [16]),
     "in place": (lambda x: x.clone().relu_().mul_(2), [16]),
@@ -79,6 +86,7 @@ FREE: dict[str, tuple[Callable[[Tensor], Tensor], list[int]]] = {
     "spatial norm": (lambda x: torch.linalg.vector_norm(x, dim=(2, 3)), [16]),
     "spatial softmax": (lambda x: x.flatten(2).softmax(-1), [16]),
     "spatial order": (lambda x: x.flatten(2).cumsum(-1).flip(-1).roll(1, -1), [16]),
+    "filter in space": (lambda x: torch.fft.irfft2(torch.fft.rfft2(x) * 0.5) + torch.fft.fft2(x).real, [16]),
     "windows": (lambda x: x.unfold(2, 2, 1).mean(-1), [16]),
     "sort in space": (lambda x: x.flatten(2).sort(-1)[0], [16]),
     "permute": (lambda x: x.permute(0, 3, 1, 2), [16]),
@@ -97,9 +105,14 @@ FREE: dict[str, tuple[Callable[[Tensor], Tensor], list[int]]] = {
     "stride": (swapped, [8]),
     "interleaved": (interleaved, [8]),
     "rotate half": (rotated, [8]),
+    "turned in pairs": (turned, [8]),
     "spatial slice": (lambda x: x[:, :, 1:3, ::2], [16]),
     "spatial index": (lambda x: x[:, :, 0] + x.select(3, 1), [16]),
     "index in space": (lambda x: x.flatten(2)[:, :, torch.tensor([3, 1, 1])], [16]),
+    "gather with a repeated index": (
+        lambda x: x.flatten(2).gather(2, torch.tensor([3, 1, 0])[None, None].repeat(2, x.shape[1], 1)),
+        [16],
+    ),
     "channel shuffle": (lambda x: torch.channel_shuffle(x, 2), [8]),
     "shuffle by view": (shuffled, [8]),
     "pixel shuffle": (lambda x: F.pixel_shuffle(x, 2), [4]),
@@ -137,7 +150,8 @@ FROZEN: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "fixed table": (lambda x: x + torch.arange(16.0)[:, None, None], "fixed size"),
     "cut inside a run": (lambda x: x.flatten(1)[:, 5:], "inside a run|cut"),
     "cropped channels": (lambda x: F.pad(x, (0, 0, 0, 0, -3, 0)), "cropped by position"),
-    "fourier": (lambda x: torch.fft.fft(x, dim=1).real, "no rule"),
+    "fourier": (lambda x: torch.fft.fft(x, dim=1).real, "order of its entries"),
+    "triangular factor": (lambda x: torch.linalg.qr(x.flatten(1))[1][:, :16], "no rule"),
 }
 
 

@@ -83,6 +83,34 @@ def test_hooks_of_the_user_stay_and_none_are_left() -> None:
     assert seen == [1] * len(seen)
 
 
+class Listening(nn.Module):
+    """Hooks that its first run puts in hear what a layer says, as outputs are captured in Transformers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.side = nn.Linear(6, 12), nn.Linear(12, 4), nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not getattr(self, "listens", False):
+            self.a.register_forward_hook(lambda *call: HEARD.append(call[-1]))
+            self.listens = True
+        HEARD.clear()
+        return self.b(self.a(x).relu()) + self.side(sum(HEARD))
+
+
+HEARD: list[Tensor] = []
+
+
+def test_a_hook_that_a_run_puts_in_is_there_once_in_a_slim_model() -> None:
+    model, x = Listening().eval(), torch.randn(3, 6)
+    groups = secateur.groups(model, x)
+    assert not model.a._forward_hooks
+    model(x)  # now the model holds its hook
+    slim = secateur.slim(groups, secateur.plan(groups, budget="50% macs", round_to=1))
+    slim(x)
+    assert (len(model.a._forward_hooks), len(slim.a._forward_hooks)) == (1, 1)
+
+
 def test_data_dependent_control_flow_runs_on_real_values() -> None:
     class Choosy(nn.Module):
         def __init__(self) -> None:

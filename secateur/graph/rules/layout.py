@@ -13,7 +13,7 @@ from secateur.graph.trace import Call
 @rule(
     "pointwise hardswish hardsigmoid hardtanh silu mish elu celu softplus leaky_relu rrelu_with_noise masked_fill "
     "where clamp bernoulli fill zero normal uniform _prelu_kernel nan_to_num addcmul addcdiv lerp copy relu6 "
-    "threshold glu_jvp exponential dropout bitwise_not"
+    "threshold glu_jvp exponential dropout bitwise_not polar complex"
 )
 def pointwise(terms: Terms, call: Call) -> Sequence[Dims]:
     """Every entry of the result from the entries at its place."""
@@ -21,10 +21,22 @@ def pointwise(terms: Terms, call: Call) -> Sequence[Dims]:
     return [dims] * len(call.outs)
 
 
-@rule("clone _to_copy detach alias lift contiguous positive view_as_real_copy native_dropout to _conj")
+@rule("clone _to_copy detach alias lift contiguous positive native_dropout to _conj")
 def identity(terms: Terms, call: Call) -> Sequence[Dims]:
     """The same entries at the same places."""
     return [dims_of(call.tensors()[0])] * len(call.outs)
+
+
+@rule("view_as_real", "view_as_real_copy")
+def view_as_real(terms: Terms, call: Call) -> Sequence[Dims]:
+    return [[*dims_of(call["self"]), const(2)]]
+
+
+@rule("view_as_complex", "view_as_complex_copy")
+def view_as_complex(terms: Terms, call: Call) -> Sequence[Dims]:
+    *dims, pair = dims_of(call["self"])
+    terms.freeze(pair, "it holds the real and the imaginary part")
+    return [dims]
 
 
 @rule("t", "numpy_T")
@@ -235,7 +247,9 @@ def pad(terms: Terms, call: Call) -> Sequence[Dims]:
 def repeat(terms: Terms, call: Call) -> Sequence[Dims]:
     repeats = call["repeats"]
     dims = [()] * (len(repeats) - len(call["self"].shape)) + list(dims_of(call["self"]))
-    return [[(r, *d) if r != 1 else d for r, d in zip(repeats, dims, strict=True)]]
+    times = [atom(r) if r != 1 and size(d) == 1 else const(r) for r, d in zip(repeats, dims, strict=True)]
+    call.resize["repeats"] = times
+    return [[(*r, *d) if size(r) != 1 else d for r, d in zip(times, dims, strict=True)]]
 
 
 def _still(terms: Terms, dims: Dims) -> None:

@@ -119,7 +119,7 @@ def gather(terms: Terms, call: Call) -> Sequence[Dims]:
 
 @rule(
     "roll flip cumsum cumprod tril triu sort topk argsort cummax logcumsumexp renorm rot90 diagonal "
-    "kthvalue mode median nanmedian"
+    "kthvalue mode median nanmedian _fft_r2c _fft_c2c _fft_c2r"
 )
 def ordered(terms: Terms, call: Call) -> Sequence[Dims]:
     """The result depends on the order of the entries along some dimensions: those keep their size, the others pass."""
