@@ -29,14 +29,15 @@ class Limits:
 
         The entries that units stand for are rounded to multiples of `round_to` in groups at least twice that wide.
         `minimum` is a share of the units or, from 1 on, a number; `pinned` units and, with `kept`, all units must stay;
-        `barred` units must not, as long as the fewest are there without them.
+        `barred` units must not, as long as the fewest are there without them; a group that has such is rounded.
         """
         wide = group.units * group.multiple >= 2 * round_to
         step = round_to // math.gcd(round_to, group.multiple) if wide else 1
         least = math.ceil(minimum * group.units - 1e-9) if minimum < 1 else int(minimum)
         least = group.units if kept else max(group.minimum, least, pinned)
         floor = min(group.units, math.ceil(least / step) * step)
-        return Limits(max(floor, group.units - barred), floor, step)
+        most = (group.units - barred) // step * step if barred else group.units
+        return Limits(max(floor, most), floor, step)
 
     def nearest(self, count: float) -> int:
         """The allowed number nearest to `count`; the larger of two equally near."""

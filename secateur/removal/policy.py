@@ -36,12 +36,11 @@ class Departure:
 
 
 class Removal(Protocol):
-    """A way for units to leave. It holds the state of the units that are on their way out, and can be resumed.
+    """A way for units to leave. It holds the state of the units that are on their way out, and can be resumed."""
 
-    `steps` is how many steps of the optimizer a unit takes.
-    """
-
-    steps: int
+    @property
+    def steps(self) -> int:
+        """How many steps of the optimizer a unit takes."""
 
     def start(self, groups: Groups, leaving: Mapping[str, Tensor], *, certain: bool = False) -> None:
         """Let units leave from now on: group name -> unit indices, int64. Units already leaving stay on their way.
