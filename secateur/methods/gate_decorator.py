@@ -3,7 +3,7 @@
 Z. You, K. Yan, J. Ye, M. Ma & P. Wang, Gate Decorator: Global Filter Pruning Method for Accelerating Deep Convolutional
 Neural Networks (arXiv 1909.08174). With z the normalised input of a batch norm, gamma and beta its weight and bias,
 
-    gated batch norm   out = phi (1 z + beta'),   phi := gamma,  beta' := beta / gamma, at first
+    gated batch norm   out = phi (z + beta'),   phi := gamma,  beta' := beta / gamma, at first
     importance         Theta_i = sum over the steps of a Tick of |dL/dphi_i phi_i|              (equations 4 and 5)
     Tick               gates, biases and everything behind the last convolution train, convolutions rest; then the share
                        of channels with the least Theta leaves

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from secateur.criteria import Scores
+from secateur.graph.units import Groups
 from secateur.methods.pruner import Pruner
 from secateur.removal import Entries, Multiplicative, Removal
 
@@ -51,6 +52,31 @@ def saliency(sizes: Tensor, counts: Tensor, pushes: Tensor, lengths: Tensor, wei
     return total
 
 
+class Direction:
+    """The step that the optimizer makes of the weights of all units of `groups`, and the saliencies that it tells."""
+
+    def __init__(self, groups: Groups) -> None:
+        self._names = [g.name for g in groups]
+        self._entries = Entries(groups, {g.name: torch.arange(g.units) for g in groups})
+        self._before: Tensor | None = None
+
+    def remember(self) -> None:
+        """Take note of the weights before a step."""
+        self._before = self._entries.weights()
+
+    def saliency(self, weights: Sequence[float]) -> Tensor:
+        """The score of every unit, by the weights before the step and what it did; `weights` are the criteria's."""
+        assert self._before is not None
+        x, entries = self._before, self._entries
+        g, self._before = x - entries.weights(), None
+        counts = entries.sums(torch.ones_like(x))
+        return saliency(entries.norms(x), counts, entries.sums(x * g), entries.norms(g), weights)
+
+    def by_group(self, values: Tensor) -> dict[str, Tensor]:
+        """Group name -> its part of one value a unit."""
+        return dict(zip(self._names, values.split(self._entries.sizes), strict=True))
+
+
 @dataclass(eq=False, kw_only=True)
 class HESSO(Pruner):
     """HESSO's periods; the other fields are those of `Pruner`.
@@ -71,9 +97,11 @@ class HESSO(Pruner):
     def __post_init__(self) -> None:
         self._require("weights", "five numbers of at least 0", len(self.weights) == 5 and min(self.weights) >= 0)
         super().__post_init__()
-        self._entries: Entries | None = None
-        self._before: Tensor | None = None
         self._seen: Tensor | None = None
+
+    def prepare(self, state: State) -> None:  # noqa: ARG002 - the groups hold the model
+        """Find the entries of all units."""
+        self._direction = Direction(self.groups)
 
     def usual_removal(self) -> Removal:
         """The paper's, over one period."""
@@ -86,16 +114,12 @@ class HESSO(Pruner):
     def look(self, state: State) -> None:
         """Remember the weights where the next step ends in a choice, to see its direction."""
         if self.scoring(state.step + 1):
-            self._entries = self._entries or Entries(self.groups, {g.name: torch.arange(g.units) for g in self.groups})
-            self._before = self._entries.weights()
+            self._direction.remember()
 
     def moved(self, state: State) -> None:
         """Score every unit by the weights before the step and the step's direction."""
-        if self._entries is not None and self._before is not None and self.scoring(state.step):
-            entries, x = self._entries, self._before
-            g = x - entries.weights()
-            sums = (entries.norms(x), entries.sums(torch.ones_like(x)), entries.sums(x * g), entries.norms(g))
-            self._seen, self._before = saliency(*sums, self.weights), None
+        if self.scoring(state.step):
+            self._seen = self._direction.saliency(self.weights)
 
     def scoring(self, step: int) -> bool:
         """Whether scores are asked for after the step."""
@@ -104,5 +128,4 @@ class HESSO(Pruner):
     def scores(self, state: State) -> Mapping[str, Tensor]:  # noqa: ARG002 - seen when the weights moved
         """The saliencies seen at this step."""
         assert self._seen is not None
-        parts = self._seen.split([g.units for g in self.groups])
-        return Scores(dict(zip((g.name for g in self.groups), parts, strict=True)), "hesso")
+        return Scores(self._direction.by_group(self._seen), "hesso")

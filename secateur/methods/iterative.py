@@ -41,7 +41,7 @@ class Iterative(Pruner):
     """
 
     rounds: int = 5
-    criterion: Callable[[Groups], Scores] | Literal["taylor"] = magnitude
+    criterion: Callable[[Groups], Mapping[str, Tensor]] | Literal["taylor"] = magnitude
 
     def __post_init__(self) -> None:
         self._require(

@@ -7,10 +7,8 @@ releases, and ends with a slim model that is proven equal to the masked one.
     first                     the first round of choosing, `start` of the training
     rounds                    evenly spaced; each has a budget of its own
     a release                 the next-lowest unit of its group starts to leave instead, else the next-lowest of any
-    last - N                  the budget is solved once more; from here on nothing is released, N being the policy's
-    steps
-    last                      all that the budget asks for is exactly zero, `stop` of the training; the rest is
-                              fine-tuning
+    last - N                  the budget is solved once more; from here on nothing is released. N is the policy's steps
+    last                      all that must go is exactly zero, `stop` of the training; the rest is fine-tuning
     finish                    the model is replaced by the slim one
 """
 

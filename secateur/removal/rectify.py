@@ -21,25 +21,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from secateur.errors import InputError
 
-Variant = Literal["both", "by step", "product"]
+Variant = Literal["both", "cosine", "by step", "product"]
 
 
 @dataclass(frozen=True)
 class Rectify:
     """When a decaying unit is released; every default is this project's, the paper names none.
 
-    rate       C_rate must be above it. With `variant="by step"`, C_rate is taken over the length that the decay takes
-               off in a step, (||x + d|| - ||x||) / L_s: 1 undoes the decay. With `"product"` it is C_rate C_len, the
-               outward push beside the siblings' steps, and the only criterion
+    rate       C_rate must be above it. With `variant="cosine"` it is cos(d, x), which C_rate is for small steps; a step
+               that is long beside x makes C_rate grow by ||d|| / (2 ||x||) whatever its direction. With `variant="by
+               step"`, C_rate is taken over the length that the decay takes off in a step, (||x + d|| - ||x||) / L_s: 1
+               undoes the decay. With `"product"` it is C_rate C_len, the outward push beside the siblings' steps, and
+               the only criterion
     length     C_len must be above it; not looked at with `"product"`
-    variant    "both", "by step" or "product"
+    variant    "both", "cosine", "by step" or "product"
     memory     of the moving averages, in [0, 1); 0 looks at the last step alone
     after      steps of decay before a unit can be released
     releases   how often one unit can be released
@@ -55,9 +57,8 @@ class Rectify:
     cooldown: int = 1
 
     def __post_init__(self) -> None:
-        low = -1.0 if self.variant == "both" else -math.inf
-        top = 1.0 if self.variant == "both" else math.inf
-        self._require("variant", '"both", "by step" or "product"', self.variant in ("both", "by step", "product"))
+        low, top = (-1.0, 1.0) if self.variant in ("both", "cosine") else (-math.inf, math.inf)
+        self._require("variant", f"one of {', '.join(get_args(Variant))}", self.variant in get_args(Variant))
         self._require("rate", f"a float in [{low:g}, {top:g})", low <= self.rate < top)
         self._require("length", "a float of at least 0", 0 <= self.length < math.inf)
         self._require("memory", "a float in [0, 1)", 0 <= self.memory < 1)
@@ -92,6 +93,8 @@ def measure(
     length = _ratio(moved, mean.repeat_interleave(sizes, output_size=len(moved)))
     if variant == "by step":
         return _ratio(outward, shrink), length
+    if variant == "cosine":
+        return _ratio(after.square() - before.square() - moved.square(), 2 * before * moved).clamp(-1, 1), length
     rate = _ratio(outward, moved).clamp(-1, 1)  # beyond by rounding alone
     return (rate * length if variant == "product" else rate), length
 

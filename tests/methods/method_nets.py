@@ -11,7 +11,7 @@ from torch.optim import SGD
 
 import secateur
 from secateur.graph.units import Groups
-from secateur.methods import DHSPG, HESSO, GateDecorator, GroupSparse, Iterative, Pruner
+from secateur.methods import CRIC, DHSPG, HESSO, GateDecorator, GroupSparse, Iterative, Pruner
 from secateur.training import fit
 from secateur.training.history import History
 
@@ -21,6 +21,7 @@ METHODS: dict[str, partial[Pruner]] = {
     "group_sparse": partial(GroupSparse, rounds=2, start=0.2, stop=0.7),
     "dhspg": partial(DHSPG, strength=2.0, start=0.1, stop=0.7),
     "hesso": partial(HESSO, rounds=3, start=0.1, stop=0.7),
+    "cric": partial(CRIC, sampling=3, cycles=2, start=0.1, stop=0.8),
     "gate_decorator": partial(GateDecorator, rounds=3, ticks=2, tock=1, stop=0.8),
 }
 PLAIN: dict[str, Any] = {

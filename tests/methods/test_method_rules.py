@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from method_nets import METHODS, Residual, batches, found, trained
+from method_nets import METHODS, PLAIN, Residual, batches, found, trained
 from torch import nn
 
 import secateur
@@ -25,6 +25,46 @@ def test_hesso_sums_five_normalised_criteria():
     pushes = (x * g).sum(1)
     parts = [x.norm(dim=1), x.norm(dim=1) / 3, torch.cosine_similarity(x, g) + 1, pushes.abs(), pushes**2 / 2]
     torch.testing.assert_close(score, sum(0.2 * part / part.norm() for part in parts))
+
+
+def test_cycles_are_taken_back_and_judge_what_fades():
+    after = {}
+
+    class Watch:
+        def after_step(self, state):
+            after[state.step] = state.model.conv3.weight.detach().clone()
+
+    method = METHODS["cric"](groups=found(), removal=Decay(4), planning={"round_to": 1})
+    fit(method.groups.model, batches(), epochs=5, methods=[method, Watch()], **PLAIN)
+    chosen = method.story.events[0].step
+    assert method._done >= 1
+    assert chosen == method.first + method._done * method.sampling
+    kept = method.plan.keep[next(g.name for g in method.groups if g.units == 32)]
+    assert torch.equal(after[chosen][kept], after[method.first][kept])
+    assert not torch.equal(after[chosen - 1][kept], after[method.first][kept])
+    assert method._count == 1 + method._done * method.sampling
+
+
+def test_a_unit_whose_trial_costs_much_is_kept():
+    groups = found()
+    method = METHODS["cric"](groups=groups, sensitivity=1.0)
+    state = State(groups.model, epochs=5, steps_per_epoch=8)
+    state.optimizer = torch.optim.SGD(groups.model.parameters(), lr=0.1)
+    method.setup(state)
+    state.begin_step(batches(1)[0])
+    before = {name: value.clone() for name, value in groups.model.state_dict().items()}
+    method._sum = torch.zeros(48, dtype=torch.float64)
+    losses = method._tried(state, {g.name: torch.arange(g.units).double() for g in groups})
+    assert all(torch.equal(value, before[name]) for name, value in groups.model.state_dict().items())
+    torch.testing.assert_close(losses.norm(), torch.ones((), dtype=torch.float64))
+    assert [len(part.unique()) for part in losses.split([16, 32])] == [3, 3]
+    masked_net = secateur.masked(groups, {groups[1].name: torch.arange(8, 32)}).train()
+    x, y = batches(1)[0]
+    ratio = nn.functional.cross_entropy(masked_net(x), y) / nn.functional.cross_entropy(groups.model(x), y)
+    lowest, next_lowest = losses[16], losses[16 + 8]
+    masked_more = secateur.masked(groups, {groups[1].name: torch.arange(16, 32)}).train()
+    more = nn.functional.cross_entropy(masked_more(x), y) / nn.functional.cross_entropy(groups.model(x), y)
+    torch.testing.assert_close(lowest / next_lowest, (ratio / more).double(), rtol=1e-5, atol=0)
 
 
 def test_redundancy_is_cosine_and_smallness():

@@ -157,7 +157,7 @@ class Pushed(nn.Module):
         return self.head(self.norm(self.conv(x)).relu())
 
 
-@pytest.mark.parametrize("variant", ["both", "by step", "product"])
+@pytest.mark.parametrize("variant", ["both", "cosine", "by step", "product"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("normed", [True, False])
 def test_a_necessary_channel_is_released_and_useless_ones_are_not(normed, optimizer, variant):
@@ -169,9 +169,8 @@ def test_a_necessary_channel_is_released_and_useless_ones_are_not(normed, optimi
     with torch.no_grad():
         target = net.train()(run_x)
     moving = OPTIMIZERS[optimizer]([p for p in net.parameters() if p.requires_grad])
-    removal = Decay(
-        40, Rectify(variant=variant, rate={"both": 0.1, "by step": 0.02, "product": 0.1}[variant], length=0.5)
-    )
+    rates = {"both": 0.1, "cosine": 0.1, "by step": 0.02, "product": 0.1}
+    removal = Decay(40, Rectify(variant=variant, rate=rates[variant], length=0.5))
     masks = Masks(groups)
     removal.start(groups, {name: torch.tensor([1, 4, 7])})
     kept = None

@@ -31,6 +31,8 @@ def test_variants_by_hand():
     shrink = torch.tensor([2.0, 0.25])
     rate, _ = measure(before, after, moved, shrink, [2], "by step")
     assert rate.tolist() == [0.5, -2.0]
+    rate, _ = measure(before, torch.tensor([26.0**0.5, 1.5]), moved, shrink, [2], "cosine")
+    torch.testing.assert_close(rate, torch.tensor([0.0, 1.0]))  # the first step was orthogonal
     rate, length = measure(before, after, moved, shrink, [1, 1], "product")
     assert rate.tolist() == [1.0, -1.0]
     assert length.tolist() == [1.0, 1.0]
