@@ -19,7 +19,9 @@ from secateur.criteria import taylor
 from secateur.data import load
 from secateur.errors import TrainingError
 from secateur.masks import Masks
+from secateur.methods import HESSO
 from secateur.ranks import join, same_on_all_ranks
+from secateur.removal import Decay, Rectify
 from secateur.training import fit
 from secateur.training.sharding import whole
 
@@ -107,6 +109,16 @@ def cut(rank: int) -> dict[str, Any]:
     return {**end, "kept": method.kept, "rows": numbers(history)}
 
 
+def decaying(rank: int) -> dict[str, Any]:
+    """Units chosen, decayed and released by what each rank's own steps did."""
+    model = net(width=16)
+    groups = secateur.groups(model, batches(1)[0][0])
+    removal = Decay(3, Rectify(rate=-0.5, length=0.0, after=1, memory=0.0))
+    method = HESSO(groups=groups, removal=removal, rounds=2, stop=0.9, planning={"round_to": 1})
+    history = fit(model, Data(batches(12)), **PLAIN, methods=[method])
+    return {"model": history.model.state_dict(), "events": method.story.events, "rows": numbers(history)}
+
+
 def unused(rank: int) -> dict[str, Any]:
     model = Spare()
     fit(model, batches(4), **PLAIN)
@@ -190,7 +202,7 @@ def sharded(rank: int, folder: Path) -> dict[str, Any]:
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     rank, _ = join()
-    for scenario in (averaged, accumulated, cut, unused, digits, loaded, resumed, sharded):
+    for scenario in (averaged, accumulated, cut, decaying, unused, digits, loaded, resumed, sharded):
         end = scenario(rank, folder) if scenario in (resumed, sharded) else scenario(rank)
         torch.save(end, folder / f"{scenario.__name__}-{rank}.pt")
 
