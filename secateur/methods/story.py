@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -40,6 +40,16 @@ class Event:
         )
 
 
+class Fought(NamedTuple):
+    """A unit that was released: how often, the share of its norm at the last release, and whether it stayed."""
+
+    group: str
+    unit: int
+    times: int
+    kept: float
+    stayed: bool
+
+
 @dataclass
 class Story:
     """All events of one pruning, in order.
@@ -67,15 +77,15 @@ class Story:
             rows.append((event.step, leaving, released, gone))
         return rows
 
-    def fought_for(self) -> list[tuple[str, int, int, float, bool]]:
-        """(group, unit, times released, share of its norm at the last release, whether it stayed), most often first."""
+    def fought_for(self) -> list[Fought]:
+        """Every unit that was released, those released most often first."""
         times: dict[tuple[str, int], tuple[int, float]] = {}
         gone = {(e.group, unit) for e in self.events if e.what == "gone" for unit in e.units}
         for event in (e for e in self.events if e.what == "released"):
             for unit, kept in zip(event.units, event.kept, strict=True):
                 times[event.group, unit] = (times.get((event.group, unit), (0, 0.0))[0] + 1, kept)
-        rows = [(*place, often, kept, place not in gone) for place, (often, kept) in times.items()]
-        return sorted(rows, key=lambda row: (-row[2], row[0], row[1]))
+        rows = [Fought(*place, often, kept, place not in gone) for place, (often, kept) in times.items()]
+        return sorted(rows, key=lambda row: (-row.times, row.group, row.unit))
 
     def state_dict(self) -> dict[str, Any]:
         """The events as plain values."""
