@@ -87,7 +87,7 @@ class Fading(ABC):
             norms[self._spots] = self._entries.norms(self._entries.weights())[self._within]
             self._book["left"].masked_fill_(marks, self.steps)
             self._book["initial"] = torch.where(marks, norms, self._book["initial"])
-            for name in ("rate", "length"):
+            for name in ("rate", "length", "watched"):
                 self._book[name].masked_fill_(marks, 0)
 
     def before_step(self, groups: Groups) -> None:  # noqa: ARG002 - the entries know their weights
@@ -154,7 +154,7 @@ class Fading(ABC):
         device = next((groups.tensor(m.name).device for g in groups for m in g.members), torch.device("cpu"))
         units = sum(self._sizes.values())
         for kind, names in (
-            (torch.int64, ("left", "freed", "releases", "rest", "steps")),
+            (torch.int64, ("left", "freed", "releases", "rest", "steps", "watched")),
             (torch.float64, ("initial", "rate", "length", "kept")),
             (torch.bool, ("gone", "released")),
         ):
@@ -192,7 +192,8 @@ class Fading(ABC):
         before, lengths = self._entries.norms(self._before), self._entries.norms(moved)
         rate, length = measure(before, norms, lengths, shrink, self._entries.sizes, rectify.variant)
         done = self.steps - book["left"][spots]
-        unbiased = 1 - rectify.memory ** (done + 1).double()
+        book["watched"][spots] += 1
+        unbiased = 1 - rectify.memory ** book["watched"][spots].double()
         for name, value in (("rate", rate), ("length", length)):
             book[name][spots] = rectify.memory * book[name][spots] + (1 - rectify.memory) * value[within]
         freed = rectify.resists(book["rate"][spots] / unbiased, book["length"][spots] / unbiased)
