@@ -172,7 +172,7 @@ class CRIC(Pruner):
                 losses[order[:end]] = ratio
             found.append(losses)
         joined: Tensor = torch.cat(found).to(self._sum)
-        return joined * (self.sensitivity / joined.norm())
+        return joined.mul(self.sensitivity / float(joined.norm()))
 
     def _loss_without(self, state: State, group: Group, units: Tensor) -> float:
         """The objective of the batch at hand with some units at zero; nothing has moved afterwards."""
