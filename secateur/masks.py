@@ -93,16 +93,17 @@ class Masks:
         return Hold(self, optimizer)
 
     def advance(self, removal: Removal, optimizer: Optimizer | None = None) -> dict[str, Departure]:
-        """Let a removal policy act after an optimizer step, and return what it did.
+        """Let a removal policy act after an optimizer step, and return what ended; units gone for good are removed.
 
-        Leaving units and their optimizer state are multiplied by the policy's factors; those gone for good are removed.
+        With `optimizer`, the states of what is removed are zero too, and the momentum of leaving units shrinks with
+        them.
         """
-        departures = removal.after_step(self.groups)
-        with torch.no_grad():
-            for name, departure in departures.items():
-                self._scale(name, departure.factors, optimizer)
-        self.remove({name: departure.gone.nonzero().flatten() for name, departure in departures.items()})
         self.after_step(optimizer)
+        departures = removal.after_step(self.groups, optimizer)
+        gone = {name: departure.gone.nonzero().flatten() for name, departure in departures.items()}
+        if any(len(units) for units in gone.values()):
+            self.remove(gone)
+            self.after_step(optimizer)
         return departures
 
     def state_dict(self) -> dict[str, Any]:
@@ -141,16 +142,6 @@ class Masks:
             self._factors[name] = mask.to(tensor)  # no work unless the model has moved since
             pairs.append((tensor, self._factors[name]))
         return pairs
-
-    def _scale(self, name: str, factors: Tensor, optimizer: Optimizer | None) -> None:
-        for member in self.groups[name].members:
-            if not member.buffer:
-                tensor = self.groups.tensor(member.name)
-                scale = member.expand(factors.to(tensor))
-                states = optimizer.state.get(tensor, {}).values() if optimizer is not None else ()
-                for value in (tensor, *states):
-                    if isinstance(value, Tensor) and value.shape == tensor.shape:
-                        value.mul_(scale)
 
 
 class Hold:

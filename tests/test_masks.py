@@ -18,7 +18,7 @@ from secateur.graph.elements import blocks, elements
 from secateur.graph.units import Group, Groups
 from secateur.masks import Masks, masked, rescale
 from secateur.planning import Plan, plan
-from secateur.removal import Departure, Immediate
+from secateur.removal import Departure, Entries, Immediate
 
 KINDS = ["slices", "elements", "blocks"]
 
@@ -268,18 +268,17 @@ class Halving:
     def __init__(self, units):
         self.units, self.step = units, 0
 
-    def after_step(self, groups):
+    def after_step(self, groups, optimizer=None):
         self.step += 1
+        if self.step == 1:
+            entries = Entries(groups, {"fc1": torch.tensor(self.units)})
+            entries.scale(torch.full((len(self.units),), 0.5), optimizer)
+            return {}
         gone = torch.zeros(groups["fc1"].units, dtype=torch.bool)
         released = gone.clone()
-        factors = torch.ones(groups["fc1"].units)
-        if self.step == 1:
-            factors[self.units] = 0.5
-        else:
-            released[self.units[0]] = True
-            gone[self.units[1:]] = True
-            factors[gone] = 0
-        return {"fc1": Departure(factors, gone, released)}
+        released[self.units[0]] = True
+        gone[self.units[1:]] = True
+        return {"fc1": Departure(gone, released, steps=2 * released.long(), kept=0.5 * released)}
 
 
 def test_masks_let_units_fade_and_hold_those_that_are_gone():

@@ -586,3 +586,15 @@ def test_a_full_disk_leaves_the_old_plan(tmp_path, monkeypatch):
         plan(groups, None, "60% macs").save(path)
     assert path.read_text() == before
     assert [p.name for p in tmp_path.iterdir()] == ["plan.json"]
+
+
+def test_units_that_score_minus_infinity_never_stay():
+    groups = small_groups()
+    scores = criteria.random(groups)
+    for barred in (3, 8, 12):
+        scores["conv2"][:barred] = -torch.inf
+        made = plan(groups, scores, "90% macs", round_to=8)
+        assert not made.mask("conv2")[:barred].any()
+        assert made.counts["conv2"] % 8 == 0
+    scores["conv2"][:] = -torch.inf
+    assert plan(groups, scores, "90% macs", round_to=8).counts["conv2"] == 8  # a group keeps its minimum

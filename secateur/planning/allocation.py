@@ -17,24 +17,27 @@ from secateur.graph.units import Group
 
 @dataclass(frozen=True)
 class Limits:
-    """The numbers of units that a group may keep: multiples of `step` from `floor` on, and all of them."""
+    """The numbers of units that a group may keep: multiples of `step` from `floor` on, and all `units` it can."""
 
     units: int
     floor: int
     step: int = 1
 
     @staticmethod
-    def of(group: Group, *, round_to: int, minimum: float, kept: bool, pinned: int) -> Limits:
+    def of(group: Group, *, round_to: int, minimum: float, kept: bool, pinned: int, barred: int = 0) -> Limits:
         """The limits of one group.
 
         The entries that units stand for are rounded to multiples of `round_to` in groups at least twice that wide.
-        `minimum` is a share of the units or, from 1 on, a number; `pinned` units and, with `kept`, all units must stay.
+        `minimum` is a share of the units or, from 1 on, a number; `pinned` units and, with `kept`, all units must stay;
+        `barred` units must not, as long as the fewest are there without them; a group that has such is rounded.
         """
         wide = group.units * group.multiple >= 2 * round_to
         step = round_to // math.gcd(round_to, group.multiple) if wide else 1
         least = math.ceil(minimum * group.units - 1e-9) if minimum < 1 else int(minimum)
         least = group.units if kept else max(group.minimum, least, pinned)
-        return Limits(group.units, min(group.units, math.ceil(least / step) * step), step)
+        floor = min(group.units, math.ceil(least / step) * step)
+        most = (group.units - barred) // step * step if barred else group.units
+        return Limits(max(floor, most), floor, step)
 
     def nearest(self, count: float) -> int:
         """The allowed number nearest to `count`; the larger of two equally near."""
@@ -63,6 +66,10 @@ class Ranking:
     def pinned(self, name: str) -> int:
         """How many units score infinity: they always stay."""
         return int(np.isposinf(self.values[name]).sum())
+
+    def barred(self, name: str) -> int:
+        """How many units score minus infinity: they never stay."""
+        return int(np.isneginf(self.values[name]).sum())
 
     def score(self, name: str, rank: int) -> float:
         """The score of the unit at `rank` in its group, 0 being the best."""

@@ -34,7 +34,8 @@ def plan(
 ) -> Plan:
     """The units that stay of every group, so that the model costs what `budget` asks.
 
-    - `scores`: group name -> float `[units]`, higher = keep, infinity = always; left out: `magnitude(groups)`.
+    - `scores`: group name -> float `[units]`, higher = keep, infinity = always, minus infinity = never; left out:
+      `magnitude(groups)`.
     - `budget`: what remains: "50% macs", "2x macs", "1.2M params", "30% channels"; "10% weights" for elements and
       blocks. Left out: "50% macs", or "50% weights". It is met within 1 % or one rounding step, from below where steps
       allow.
@@ -60,7 +61,14 @@ def plan(
     least = _minimum(minimum, groups)
     step = _round_to(round_to) if groups.kind == "slices" else 1
     limits = {
-        g.name: Limits.of(g, round_to=step, minimum=least, kept=g.name in kept, pinned=ranking.pinned(g.name))
+        g.name: Limits.of(
+            g,
+            round_to=step,
+            minimum=least,
+            kept=g.name in kept,
+            pinned=ranking.pinned(g.name),
+            barred=ranking.barred(g.name),
+        )
         for g in groups
     }
     asked: float | None = None

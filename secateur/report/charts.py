@@ -225,8 +225,10 @@ class Line:
     kind: str
 
 
-def lines(curves: Sequence[Line], *, title: str, name: str, key: str, percent: bool = False) -> Markup:
-    """Curves over epochs with their names and last values beside their ends."""
+def lines(
+    curves: Sequence[Line], *, title: str, name: str, key: str, percent: bool = False, along: str = "epoch"
+) -> Markup:
+    """Curves over epochs, or what `along` names, with their names and last values beside their ends."""
     frame = Frame(420, 270, left=60, right=104)
     scale = 100.0 if percent else 1.0
     curves = [Line(c.label, tuple((e, v * scale) for e, v in c.values if math.isfinite(v)), c.kind) for c in curves]
@@ -244,7 +246,7 @@ def lines(curves: Sequence[Line], *, title: str, name: str, key: str, percent: b
     ends = spread([y(c.values[-1][1]) for c in curves], 32.0, frame.y[1] + 4, frame.y[0] - 18)
     drawn = [_line(c, x, y, end, frame) for c, end in zip(curves, ends, strict=True)]
     said = "; ".join(f"{c.label} from {c.values[0][1]:.4g} to {c.values[-1][1]:.4g}" for c in curves)
-    return _svg(frame, key, title, said, _axes(frame, across, upwards, "epoch", name), *drawn)
+    return _svg(frame, key, title, said, _axes(frame, across, upwards, along, name), *drawn)
 
 
 def _line(curve: Line, x: Scale, y: Scale, end: float, frame: Frame) -> Markup:

@@ -10,6 +10,7 @@ import torch
 
 from secateur.graph.units import Groups
 from secateur.measures import Accuracy, Comparison, Latency
+from secateur.methods import Story
 from secateur.planning import Budget, Plan
 from secateur.report.record import (
     AccuracyRow,
@@ -20,6 +21,7 @@ from secateur.report.record import (
     GroupRow,
     Hardware,
     LatencyRow,
+    LeavingRow,
     MannerRow,
     PlanRow,
     ProofRow,
@@ -107,6 +109,11 @@ def frozen_rows(groups: Groups) -> tuple[FrozenRow, ...]:
         FrozenRow(name=f.name, units=f.units, reason=f.reason, operator=f.operator, module=f.module)
         for f in groups.frozen
     )
+
+
+def leaving_rows(story: Story) -> tuple[LeavingRow, ...]:
+    """What happened to units while a method pruned."""
+    return tuple(LeavingRow(step=e.step, group=e.group, what=e.what, units=e.units, kept=e.kept) for e in story.events)
 
 
 def proof_row(proof: Proof | None) -> ProofRow | None:

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from secateur.files import atomic_write
-from secateur.report import charts, summary, text
+from secateur.report import charts, leaving, summary, text
 from secateur.report.record import Curve, EpochRow, RunRecord
 
 FILES = {"page": "report.html", "json": "result.json", "csv": "result.csv"}
@@ -49,6 +49,9 @@ def render(record: RunRecord) -> str:
         verdict=summary.verdict(record),
         blocked=summary.blocked(record.frozen),
         tradeoff=tradeoff(record),
+        leaving_chart=leaving.chart(record),
+        leaving_groups=leaving.by_group(record.leavings),
+        fought=leaving.fought_for(record.leavings),
         panels=[_panel(curve, index) for index, curve in enumerate(record.curves)],
         largest=max(widths),
         uneven=max(widths) > 12 * min(widths),

@@ -156,6 +156,19 @@ class PlanRow(Row):
     notes: tuple[str, ...] = ()
 
 
+class LeavingRow(Row):
+    """What became of units of one group at one step of a training that prunes.
+
+    `what` is leaving, released or gone. Of units released, `kept` is the share of its norm that each had left.
+    """
+
+    step: int
+    group: str
+    what: Literal["leaving", "released", "gone"]
+    units: tuple[int, ...]
+    kept: tuple[float, ...] = ()
+
+
 class Hardware(Row):
     """The machine that the times belong to."""
 
@@ -188,6 +201,7 @@ class RunRecord(Row):
     proof: ProofRow | None = None
     speedup: SpeedupRow | None = None
     curves: tuple[Curve, ...] = ()
+    leavings: tuple[LeavingRow, ...] = ()
     seconds: dict[str, float] = Field(default_factory=dict)
 
     @property

@@ -32,6 +32,16 @@ def test_a_plain_loop_masks_cuts_and_goes_on(capsys: pytest.CaptureFixture[str])
     assert "test accuracy" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_removal_policies_stand_side_by_side() -> None:
+    found = example("decay_digits").compare(epochs=5, steps=6)
+    assert list(found) == ["at once", "decay", "decay and rectify"]
+    for row in found.values():
+        assert row["macs"] <= 0.3
+        assert row["stayed"] <= row["released"]
+        assert row["accuracy"] > 0.5
+
+
 def test_the_loop_is_the_same_when_it_is_run_again() -> None:
     module = example("plain_loop")
     assert module.main(epochs=2, width=4) == module.main(epochs=2, width=4)

@@ -20,7 +20,7 @@ RIVER = (
     ("masks",),
     ("surgery",),
     ("testing", "training", "zoo", "data"),
-    ("optim", "adapters", "measures"),
+    ("optim", "adapters", "measures", "methods"),
     ("report",),
     ("recipe",),
     ("building", "folder", "inspection", "console"),

@@ -40,7 +40,9 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict, dict
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
     names = {file.stem[:-2] for file in folder.glob("*-0.pt")}
-    return {name: tuple(torch.load(folder / f"{name}-{rank}.pt") for rank in (0, 1)) for name in names}
+    return {
+        name: tuple(torch.load(folder / f"{name}-{rank}.pt", weights_only=False) for rank in (0, 1)) for name in names
+    }
 
 
 def doubled(data: list[tuple[torch.Tensor, torch.Tensor]]) -> list[tuple[torch.Tensor, ...]]:
@@ -49,10 +51,17 @@ def doubled(data: list[tuple[torch.Tensor, torch.Tensor]]) -> list[tuple[torch.T
 
 
 def test_ranks_end_alike(ends) -> None:
-    for name in ("averaged", "accumulated", "cut", "unused", "digits", "resumed", "sharded"):
+    for name in ("averaged", "accumulated", "cut", "decaying", "unused", "digits", "resumed", "sharded"):
         first, second = ends[name]
         assert same_tensors(first["model"], second["model"]), name
         assert first.get("rows") == second.get("rows"), name
+
+
+def test_ranks_decay_and_release_the_same_units(ends) -> None:
+    first, second = ends["decaying"]
+    assert first["events"] == second["events"]
+    assert {event.what for event in first["events"]} == {"leaving", "released", "gone"}
+    assert first["model"]["conv.weight"].shape[0] < 16
 
 
 def test_it_is_one_training_with_the_doubled_batch(ends) -> None:

@@ -19,7 +19,9 @@ from secateur.criteria import taylor
 from secateur.data import load
 from secateur.errors import SecateurError, TrainingError
 from secateur.masks import Masks
+from secateur.methods import HESSO
 from secateur.ranks import done_by_first, join, mean_over_ranks, same_on_all_ranks, world
+from secateur.removal import Decay, Rectify
 from secateur.training import fit
 from secateur.training.sharding import whole
 
@@ -105,6 +107,16 @@ def cut(rank: int) -> dict[str, Any]:
     history = fit(model, Data(batches(6)), **settings, ema=0.9, methods=[method])
     end = {"model": history.model.state_dict(), "average": history.ema, "gate": method.gate.detach()}
     return {**end, "kept": method.kept, "rows": numbers(history)}
+
+
+def decaying(rank: int) -> dict[str, Any]:
+    """Units chosen, decayed and released by what each rank's own steps did."""
+    model = net(width=16)
+    groups = secateur.groups(model, batches(1)[0][0])
+    removal = Decay(3, Rectify(rate=-0.5, length=0.0, after=1, memory=0.0))
+    method = HESSO(groups=groups, removal=removal, rounds=2, stop=0.9, planning={"round_to": 1})
+    history = fit(model, Data(batches(12)), **PLAIN, methods=[method])
+    return {"model": history.model.state_dict(), "events": method.story.events, "rows": numbers(history)}
 
 
 def unused(rank: int) -> dict[str, Any]:
@@ -223,7 +235,7 @@ class Unsaid(Exception):
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     rank, _ = join()
-    for scenario in (averaged, accumulated, cut, unused, digits, loaded, resumed, apart, sharded):
+    for scenario in (averaged, accumulated, cut, decaying, unused, digits, loaded, resumed, apart, sharded):
         end = scenario(rank, folder) if scenario in (resumed, apart, sharded) else scenario(rank)
         torch.save(end, folder / f"{scenario.__name__}-{rank}.pt")
 
