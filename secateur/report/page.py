@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from secateur.files import atomic_write
-from secateur.report import charts, summary, text
+from secateur.report import charts, prunability, summary, text
 from secateur.report.record import Curve, EpochRow, RunRecord
 
 FILES = {"page": "report.html", "json": "result.json", "csv": "result.csv"}
@@ -50,6 +50,8 @@ def render(record: RunRecord) -> str:
         blocked=summary.blocked(record.frozen),
         tradeoff=tradeoff(record),
         panels=[_panel(curve, index) for index, curve in enumerate(record.curves)],
+        prunable=prunability.section(record.prunability) if record.prunability else None,
+        dynamics=prunability.dynamics(record.dynamics) if record.dynamics else [],
         largest=max(widths),
         uneven=max(widths) > 12 * min(widths),
         recipe=yaml.safe_dump(record.recipe, sort_keys=False, allow_unicode=True, width=100),

@@ -41,7 +41,8 @@ def build_optimizer(factory: OptimizerFactory, groups: list[dict[str, Any]]) -> 
     """The optimizer that `factory` makes of the groups, with `initial_lr` noted in each.
 
     Where the caller did not choose a form, it is the fastest: the fused kernels of SGD, Adam, AdamW and of optimizers
-    whose class says `accepts_fused = True`, for parameters they can walk through, else the kernels over lists of tensors ("foreach"), where the optimizer has them.
+    whose class says `accepts_fused = True`, for parameters they can walk through, else the kernels over lists of
+    tensors ("foreach"), where the optimizer has them.
     """
     if isinstance(factory, Optimizer) or not callable(factory):
         raise InputError(
