@@ -194,9 +194,30 @@ class StochGradAdamW(StochGradAdam, AdamW):
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
         amsgrad: bool = False,
-        **options: Any,
+        *,
+        sampling_rate: float = 0.8,
+        beta1_decay: float = 1.0,
+        seed: int = 0,
+        granularity: Granularity = "element",
+        compiled: Compiled = False,
+        in_place: bool = False,
+        **torch_options: Any,
     ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, **options)
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            sampling_rate=sampling_rate,
+            beta1_decay=beta1_decay,
+            seed=seed,
+            granularity=granularity,
+            compiled=compiled,
+            in_place=in_place,
+            **torch_options,
+        )
 
 
 def _refuse(options: dict[str, Any], name: str, beta1_decay: float, compiled: Compiled) -> None:

@@ -11,9 +11,9 @@ from secateur.report.record import DynamicsRow, PrunabilityRow
 
 WAYS = (
     ("global", False, "one threshold", "train"),
-    ("global", True, "+ batch norm", "validation"),
-    ("layer", False, "each layer", "cut"),
-    ("layer", True, "+ batch norm", "middle"),
+    ("global", True, "+ batch norm", "slim"),
+    ("layer", False, "each layer", "validation"),
+    ("layer", True, "+ batch norm", "dense"),
 )
 """Scope, whether batch norm was estimated anew, how a chart calls that, and the name of its style."""
 
