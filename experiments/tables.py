@@ -18,14 +18,14 @@ from typing import Any
 from secateur.errors import SecateurError
 from secateur.recipe import shipping
 from secateur.recipe.shown import rows
-from secateur.report.record import RunRecord, StageName, StageRow
-from secateur.report.seeds import spread
+from secateur.report.record import PrunabilityRow, RunRecord, StageName, StageRow
+from secateur.report.seeds import Spread, spread
 from secateur.report.text import duration
 from secateur.run.experiments import kept
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, EXPERIMENTS = ROOT / "results", ROOT / "experiments"
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 
 
 def table(head: list[str], lines: list[list[str]], *, numbers: bool = True) -> str:
@@ -89,10 +89,10 @@ def runs() -> str:
 
 
 def dense() -> str:
-    """One row an experiment that cuts nothing."""
+    """One row an experiment that cuts nothing and asks for no more."""
     lines = []
     for title, records in gathered().items():
-        if records[0].plan is not None:
+        if records[0].plan is not None or records[0].prunability is not None:
             continue
         found = [record.final.accuracy.value for record in records if record.final.accuracy]
         time = spread([sum(record.seconds.values()) for record in records])
@@ -108,6 +108,44 @@ def dense() -> str:
         )
     head = ["network", "seeds", "test accuracy", "range", "time of a run", "device"]
     return f"{table(head, lines)}\n\n{ACCURACIES}"
+
+
+SPARSITIES = (0.5, 0.7, 0.9)
+
+
+def gradient_sampling() -> str:
+    """One row an optimizer: dense, and after one-shot pruning under one threshold, without and with batch norm."""
+    lines = []
+    for title, records in gathered().items():
+        found = [record.prunability for record in records if record.prunability is not None]
+        if not title.startswith("gradient_sampling/") or not found:
+            continue
+        spreads = [_pruned(found, sparsity, again) for sparsity in SPARSITIES for again in (False, True)]
+        cells = [value.words() if value else "" for value in spreads]
+        shape = [spread([getattr(row.weights, name) for row in found]) for name in ("e50", "mean_size")]
+        lines.append(
+            [
+                title.partition("/")[2],
+                str(epochs(records[0])),
+                str(len(records)),
+                percent([record.dense for record in records]),
+                *cells,
+                *(f"{value.mean:.3g}" if value else "" for value in shape),
+            ]
+        )
+    heads = [f"{100 * sparsity:.0f} %{extra}" for sparsity in SPARSITIES for extra in ("", ", + batch norm")]
+    head = ["network, optimizer", "epochs", "seeds", "dense", *heads, "smaller half", "mean size"]
+    told = (
+        f"{ACCURACIES} “+ batch norm”: its statistics estimated anew on training images; “smaller half”: the share of "
+        "the squared norm that it holds."
+    )
+    return f"{table(head, lines)}\n\n{told}" if lines else "No results are kept yet."
+
+
+def _pruned(found: list[PrunabilityRow], sparsity: float, again: bool) -> Spread | None:
+    """Accuracy at one sparsity over the seeds, or None where it was not measured."""
+    points = [row.at(sparsity, reestimated=again) for row in found]
+    return spread([point.accuracy for point in points if point is not None])
 
 
 def surgery() -> str:
@@ -223,7 +261,7 @@ def shipped() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "runs": runs, "dense": dense, "surgery": surgery, "training": training, "step": step, "recipe keys": keys,
-    "recipes": shipped, "coverage": coverage,
+    "recipes": shipped, "gradient sampling": gradient_sampling, "coverage": coverage,
     **{f"coverage of {name}": partial(coverage, name) for name in ("torchvision", "timm", "transformers")},
 }  # fmt: skip
 

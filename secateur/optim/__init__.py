@@ -9,8 +9,9 @@ from secateur.optim.factorised import Factorised
 from secateur.optim.hoyer import Hoyer, effective_number
 from secateur.optim.p_norm_decay import PNormDecay
 from secateur.optim.powerprop import Powerprop
+from secateur.optim.recorder import Recorder
 from secateur.optim.sam import SAM
-from secateur.optim.sampling import GradientSampler, sample_gradients, sampled
+from secateur.optim.sampling import GradientSampler, sample_gradients, sampled, sampled_adamw, sampled_sgd
 from secateur.optim.stoch_grad_adam import StochGradAdam, StochGradAdamW
 from secateur.optim.var import VAR
 
@@ -23,9 +24,12 @@ __all__ = [
     "Hoyer",
     "PNormDecay",
     "Powerprop",
+    "Recorder",
     "StochGradAdam",
     "StochGradAdamW",
     "effective_number",
     "sample_gradients",
     "sampled",
+    "sampled_adamw",
+    "sampled_sgd",
 ]

@@ -31,12 +31,11 @@ def sample(
     like: Sequence[Tensor],
     scale: float = 1.0,
     in_place: bool = False,
-    compiled: bool = False,
 ) -> list[Tensor]:
     """The sampled gradients, times `scale`; each is laid out in memory as its parameter in `like` is.
 
     Fused kernels walk through memory and never look at strides, so the layout matters. With `in_place` the gradients
-    themselves are changed, and returned. `compiled` masks are made faster, once they are compiled.
+    themselves are changed, and returned.
     """
     sampled = [g if in_place else _empty(p, g) for p, g in zip(like, gradients, strict=True)]
     by_device: dict[torch.device, list[int]] = {}
@@ -44,11 +43,11 @@ def sample(
         by_device.setdefault(local(gradient).device, []).append(number)
     for device, numbers in by_device.items():
         source, target = [local(gradients[n]) for n in numbers], [local(sampled[n]) for n in numbers]
-        for number, rows, mask in pieces([places[n] for n in numbers], draw, device, compiled=compiled):
+        for number, rows, mask in pieces([places[n] for n in numbers], draw, device):
             given, out = source[number], target[number]
             if rows is not None:
                 given, out = given[rows], out[rows]
-            _choose(given, mask, out)
+            choose(given, mask, out)
         if scale != 1.0:
             torch._foreach_mul_([t for t in target if t.numel()], scale)
     return sampled
@@ -61,8 +60,8 @@ def _empty(parameter: Tensor, gradient: Tensor) -> Tensor:
     return torch.empty_like(gradient)
 
 
-def _choose(given: Tensor, mask: Tensor, out: Tensor) -> None:
-    """`given` where the mask is -1, and positive zero where it is 0: the bits of both are combined."""
+def choose(given: Tensor, mask: Tensor, out: Tensor) -> None:
+    """Into `out`, `given` where the mask is -1 and positive zero where it is 0: the bits of both are combined."""
     if given.dtype == torch.complex128:
         given, out, mask = torch.view_as_real(given), torch.view_as_real(out), mask.unsqueeze(-1)
     bits = _INTEGERS[given.dtype.itemsize]

@@ -11,18 +11,19 @@ a constant gradient gives an unbiased first moment at every step.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from secateur.optim.hashing import Draw, mixed, signed
-from secateur.optim.places import Place
+from secateur.optim.hashing import Draw, hashed, signed
+from secateur.optim.native import Table
+from secateur.optim.places import Grid, Place, grid
 
-SMALL = 1 << 16  # below this many entries a call of a compiled kernel costs more than the passes it saves
+SMALL = 1 << 16  # entries below which a kernel of torch.compile costs more to call than the passes it saves
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,17 @@ class Moments:
     m: Tensor
     v: Tensor
     largest: Tensor | None
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A parameter that is to be updated, with what Adam keeps of it and its place among all indices."""
+
+    p: Tensor
+    gradient: Tensor
+    state: Moments
+    step: Tensor
+    where: Place
 
 
 @dataclass(frozen=True)
@@ -90,28 +102,51 @@ def update(p: Tensor, phi: Tensor, state: Moments, numbers: Any) -> None:
     p.mul_(shrink).sub_(m * size / (second.sqrt() * root + eps))
 
 
-# The compiled form
-
-
 def fits(p: Tensor, gradient: Tensor, granularity: str) -> bool:
-    """Whether a compiled kernel takes this parameter: large, of full precision, and laid out without gaps."""
+    """Whether `update_in_one_pass` takes this parameter: of full precision, without gaps, and large if not on a CPU."""
     return (
         granularity == "element"
-        and p.numel() >= SMALL
+        and (p.device.type == "cpu" or p.numel() >= SMALL)
         and p.dtype in (torch.float32, torch.float64)
         and p.dtype == gradient.dtype
+        and p.stride() == gradient.stride()
         and not hasattr(p, "to_local")
-        and _grid(p) is not None
+        and grid(p) is not None
     )
 
 
-def compiled_update(p: Tensor, gradient: Tensor, state: Moments, numbers: Any, where: Place, draw: Draw) -> None:
-    """Sample and update in one pass through memory."""
-    shape, _, _ = _checked_grid(p)
-    views = [_view(t, p, shape) for t in (p, gradient, state.m, state.v)]
-    largest = None if state.largest is None else _view(state.largest, p, shape)
-    reals = torch.tensor(numbers, dtype=p.dtype, device=p.device)
-    _compiled()(*views, largest, _integers(where, draw, p), reals)
+def update_in_one_pass(ready: Sequence[Ready], draw: Draw, group: dict[str, Any]) -> None:
+    """Count a step of parameters that `fits`, sample their gradients and update them, in one pass through memory."""
+    if ready:
+        torch._foreach_add_([one.step for one in ready], 1)
+    tables: dict[torch.dtype, Table] = {}
+    for one in ready:
+        numbers = Coefficients.of(group, float(one.step)).values()
+        if one.p.device.type == "cpu":
+            table = tables.setdefault(one.p.dtype, Table(draw))
+            largest = one.state.largest
+            tensors = [one.p, one.gradient, one.state.m, one.state.v]
+            pointers = [t.data_ptr() for t in tensors] + [0 if largest is None else largest.data_ptr()]
+            reals = _reals(numbers, one.p.dtype, one.p.device)
+            table.add(one.p, one.where.start, one.where.high, [*pointers, reals.data_ptr()])
+        else:
+            _compiled_update(one, numbers, draw)
+    for dtype, table in tables.items():
+        table.run("update", dtype.itemsize)
+
+
+# The form for devices other than the CPU
+
+
+def _compiled_update(one: Ready, numbers: tuple[float, ...], draw: Draw) -> None:
+    """One parameter, by a kernel that torch.compile makes."""
+    walked = _checked_grid(one.p)
+    views = [_view(t, walked) for t in (one.p, one.gradient, one.state.m, one.state.v)]
+    largest = None if one.state.largest is None else _view(one.state.largest, walked)
+    first, second = (int(key) for key in draw.keys(one.where.high))
+    integers = [signed(one.where.start), first, second, draw.bound, walked.outer, walked.inner]
+    found = torch.tensor(integers, dtype=torch.int32, device=one.p.device)
+    _compiled()(*views, largest, found, _reals(numbers, one.p.dtype, one.p.device))
 
 
 def _sampled_update(
@@ -121,50 +156,33 @@ def _sampled_update(
     update(p, phi, Moments(m, v, largest), reals.unbind())
 
 
-def _mask(grid: Tensor, integers: Tensor) -> Tensor:
-    """`Draw.kept` over a parameter as a grid of one axis, or of three: rows, places of a kernel, columns."""
-    start, key, shift, bound, outer, inner = integers.unbind()
-    axes = [torch.arange(n, dtype=torch.int32, device=grid.device) for n in grid.shape]
-    if grid.dim() == 1:
-        indices = axes[0] + start
-    else:
-        indices = axes[0].view(-1, 1, 1) * outer + axes[1].view(-1, 1) + axes[2] * inner + start
-    return (mixed(mixed(indices ^ key) + shift) & 0x7FFFFFFF) < bound
+def _mask(walked: Tensor, integers: Tensor) -> Tensor:
+    """`Draw.kept` over a parameter as a grid of rows, places and columns."""
+    start, first, second, bound, outer, inner = integers.unbind()
+    axes = [torch.arange(n, dtype=torch.int32, device=walked.device) for n in walked.shape]
+    indices = axes[0].view(-1, 1, 1) * outer + axes[1].view(-1, 1) + axes[2] * inner + start
+    return hashed(indices, first, second) < bound
 
 
-def _integers(where: Place, draw: Draw, p: Tensor) -> Tensor:
-    _, outer, inner = _checked_grid(p)
-    numbers = [signed(where.start), draw.key(where.high), signed(int(draw.shift)), draw.bound, outer, inner]
-    return torch.tensor(numbers, dtype=torch.int32, device=p.device)
+def _checked_grid(p: Tensor) -> Grid:
+    found = grid(p)
+    assert found is not None, "fits() says which parameters have one"
+    return found
 
 
-def _grid(p: Tensor) -> tuple[tuple[int, ...], int, int] | None:
-    """The shape under which the memory of `p` is walked in order, and what a row and a column add to an index.
-
-    Row-major tensors are one line; channels-last kernels are rows x places x columns. None for any other layout.
-    """
-    if p.is_contiguous():
-        return (p.numel(),), 0, 0
-    if p.dim() == 4 and p.is_contiguous(memory_format=torch.channels_last):
-        rows, columns, height, width = p.shape
-        return (rows, height * width, columns), columns * height * width, height * width
-    return None
-
-
-def _checked_grid(p: Tensor) -> tuple[tuple[int, ...], int, int]:
-    grid = _grid(p)
-    assert grid is not None, "fits() says which parameters have one"
-    return grid
-
-
-def _view(tensor: Tensor, p: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """A tensor laid out as `p` is, in the order of memory."""
-    assert tensor.stride() == p.stride()
+def _view(tensor: Tensor, walked: Grid) -> Tensor:
+    """A tensor in the order of its memory, in the shape of its grid."""
     tensor = tensor.detach()
-    return tensor.view(shape) if len(shape) == 1 else tensor.permute(0, 2, 3, 1).view(shape)
+    return tensor.view(walked.shape) if walked.shape[0] == 1 else tensor.permute(0, 2, 3, 1).view(walked.shape)
+
+
+@lru_cache(maxsize=4)
+def _reals(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The numbers of a step, which many parameters have in common."""
+    return torch.tensor(numbers, dtype=dtype, device=device)
 
 
 @cache
 def _compiled() -> Callable[..., None]:
-    """One kernel for all sizes: it is compiled at its first call, once for each number of axes and type."""
+    """One kernel for all sizes: it is compiled at its first call, once for each type."""
     return torch.compile(_sampled_update, dynamic=True, fullgraph=True)

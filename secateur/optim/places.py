@@ -7,7 +7,7 @@ it in the optimizer. Neither the memory layout nor the way a parameter is sharde
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 from typing import Any, Literal
@@ -20,8 +20,6 @@ from secateur.optim.hashing import Draw, signed
 Granularity = Literal["element", "row", "tensor"]
 GRANULARITIES = ("element", "row", "tensor")
 CHUNK = 1 << 16  # indices hashed at a time, at most: they and their scratch stay in a core's cache
-COMPILED_CHUNKS = (1 << 16, 1 << 18)  # by a compiled kernel, for few and for many units
-MANY = 1 << 23
 
 
 @dataclass(frozen=True)
@@ -60,23 +58,52 @@ class Place:
 
 @dataclass(frozen=True)
 class Piece:
-    """Some rows of the grid of a place; `rows` is None where they are all."""
+    """Some rows of the grid of a place, the first of its units with index `start`; `rows` is None for all of them."""
 
     number: int
     rows: slice | None
     shape: tuple[int, ...]
     units: int
+    start: int
+    in_order: bool
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """These rows of a tensor that is laid out as the grid, or that the grid broadcasts over."""
+        return tensor if self.rows is None else tensor[self.rows]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Pieces that are hashed at once: their units follow one another from index `start`, if they are `in_order`."""
+    """Pieces that are hashed at once.
 
-    start: int
+    `runs` are stretches of their units, one behind the other: (index of the first, number of units), or for a piece
+    whose units do not follow one another (that piece, number of units).
+    """
+
     high: int
     units: int
-    in_order: bool
     pieces: tuple[Piece, ...]
+    runs: tuple[tuple[int | Piece, int], ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The order of a tensor's memory: rows x places x columns, and what a row and a column add to an index."""
+
+    shape: tuple[int, int, int]
+    outer: int
+    inner: int
+
+
+def grid(p: Tensor) -> Grid | None:
+    """The grid of a tensor that is row-major or, with four axes, channels-last; None for any other layout."""
+    if p.is_contiguous():
+        return Grid((1, 1, p.numel()), 0, 1)
+    if p.dim() == 4 and p.is_contiguous(memory_format=torch.channels_last):
+        rows, columns, height, width = p.shape
+        places = height * width
+        return Grid((rows, places, columns), columns * places, places)
+    return None
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -122,51 +149,52 @@ def _place(
     return Place(start, shape, strides, base >> 32)
 
 
-def pieces(
-    places: Sequence[Place], draw: Draw, device: torch.device, *, compiled: bool = False
-) -> Iterator[tuple[int, slice | None, Tensor]]:
+def pieces(places: Sequence[Place], draw: Draw, device: torch.device) -> Iterator[tuple[int, slice | None, Tensor]]:
     """The masks of all places: (which place, rows of its grid, int32 mask), chunk by chunk.
 
     A mask is -1, all bits set, where a unit is kept, and 0 elsewhere; it is overwritten as soon as the next is asked
     for. `rows` is None for a whole place. A chunk is a 32nd of all units, so that masks and their scratch weigh less
-    than an eighth of gradients in float32; on the CPU it also fits into the cache. `compiled` masks have the same bits.
+    than an eighth of gradients in float32; on the CPU it also fits into the cache.
     """
     units = sum(p.units for p in places)
-    chunk = max(1 << 12, units // 32) if device.type != "cpu" else min(CHUNK, max(1 << 12, units // 32))
-    if compiled:
-        chunk = COMPILED_CHUNKS[units >= MANY]
-    batches = _batches(tuple(places), chunk)
-    hasher = _Hasher(draw, device, batches, chunk if compiled else 0)
-    for batch in batches:
-        where = places[batch.pieces[0].number]
-        rows = batch.pieces[0].rows
-        indices = None if batch.in_order else where.indices(rows or slice(None), device)
-        mask = hasher.mask(batch, indices)
-        done = 0
-        for piece in batch.pieces:
-            yield piece.number, piece.rows, mask[done : done + piece.units].view(piece.shape)
-            done += piece.units
+    found = batches(tuple(places), max(1 << 12, units // 32) if device.type != "cpu" else chunk_of(units))
+    hasher = Hasher(draw, places, found, device)
+    for batch in found:
+        for piece, mask in hasher.masks(batch):
+            yield piece.number, piece.rows, mask
+
+
+def chunk_of(units: int) -> int:
+    """How many of all units are hashed at a time on the CPU."""
+    return min(CHUNK, max(1 << 12, units // 32))
 
 
 @lru_cache(maxsize=64)
-def _batches(places: tuple[Place, ...], chunk: int) -> tuple[Batch, ...]:
-    """All places in batches of at most `chunk` units (or one row, if that is longer) that follow one another."""
-    found: list[Batch] = []
+def batches(places: tuple[Place, ...], chunk: int) -> tuple[Batch, ...]:
+    """All places, in order, in batches of at most `chunk` units (or one row, if that is longer)."""
+    found: list[list[Piece]] = []
+    room = 0
     for number, where in enumerate(places):
-        in_order = where.in_order
-        for first, piece in _split(where, number, chunk):
-            last = found[-1] if found else None
-            if (
-                last is not None
-                and in_order
-                and last.in_order
-                and (first, where.high) == (last.start + last.units, last.high)
-                and last.units + piece.units <= chunk
-            ):
-                found[-1] = replace(last, units=last.units + piece.units, pieces=(*last.pieces, piece))
-            else:
-                found.append(Batch(first, where.high, piece.units, in_order, (piece,)))
-    return tuple(found)
+        for piece in split(where, number, chunk):
+            if not found or piece.units > room or places[found[-1][0].number].high != where.high:
+                found.append([])
+                room = chunk
+            found[-1].append(piece)
+            room -= piece.units
+    return tuple(_batch(some, places[some[0].number].high) for some in found)
+
+
+def _batch(some: Sequence[Piece], high: int) -> Batch:
+    runs: list[tuple[int | Piece, int]] = []
+    end = None
+    for piece in some:
+        if runs and piece.in_order and piece.start == end:
+            first, units = runs[-1]
+            runs[-1] = (first, units + piece.units)
+        else:
+            runs.append((piece.start if piece.in_order else piece, piece.units))
+        end = piece.start + piece.units if piece.in_order else None
+    return Batch(high, sum(piece.units for piece in some), tuple(some), tuple(runs))
 
 
 def whole_mask(where: Place, draw: Draw, device: torch.device) -> Tensor:
@@ -177,47 +205,49 @@ def whole_mask(where: Place, draw: Draw, device: torch.device) -> Tensor:
     return mask
 
 
-class _Hasher:
-    """The memory for hashing a batch, used again for the next."""
+class Hasher:
+    """Makes the masks of one batch after another, in the same memory."""
 
-    def __init__(self, draw: Draw, device: torch.device, batches: Sequence[Batch], compiled: int) -> None:
-        """`compiled` is the number of units of a compiled kernel, 0 for none."""
-        self.draw = draw
-        self._hashed = torch.empty(compiled, dtype=torch.int32, device=device)
-        most = max((b.units for b in batches if not self._by_kernel(b)), default=0)
+    def __init__(self, draw: Draw, places: Sequence[Place], found: Sequence[Batch], device: torch.device) -> None:
+        self.draw, self.places, self.device = draw, places, device
+        most = max((batch.units for batch in found), default=0)
         self._count = torch.arange(most, dtype=torch.int32, device=device)
         self._words = torch.empty(2, most, dtype=torch.int32, device=device)
 
-    def _by_kernel(self, batch: Batch) -> bool:
-        return batch.in_order and batch.units <= self._hashed.numel()
+    def masks(self, batch: Batch) -> Iterator[tuple[Piece, Tensor]]:
+        """The pieces of a batch with their int32 masks, which are overwritten by those of the next batch."""
+        words, scratch = self._words[0, : batch.units], self._words[1, : batch.units]
+        done = 0
+        for first, units in batch.runs:
+            part = words[done : done + units]
+            if isinstance(first, Piece):
+                part.copy_(self.places[first.number].indices(first.rows or slice(None), self.device).reshape(-1))
+            else:
+                torch.add(self._count[:units], signed(first), out=part)
+            done += units
+        self.draw.words_(words, scratch, batch.high)
+        done = 0
+        for piece in batch.pieces:
+            yield piece, words[done : done + piece.units].view(piece.shape)
+            done += piece.units
 
-    def mask(self, batch: Batch, indices: Tensor | None) -> Tensor:
-        """The mask of a batch, flat; `indices` are those of its units where they do not follow one another."""
-        units = batch.units
-        if self._by_kernel(batch):
-            return self.draw.fill_(self._hashed, batch.start, batch.high)[:units]
-        words, scratch = self._words[0, :units], self._words[1, :units]
-        if indices is None:
-            torch.add(self._count[:units], signed(batch.start), out=words)
-        else:
-            words.copy_(indices.reshape(-1))
-        return self.draw.words_(words, scratch, batch.high)
 
-
-def _split(where: Place, number: int, chunk: int) -> Iterator[tuple[int, Piece]]:
-    """A place as runs of rows of at most `chunk` units, one row at least, with the index of their first unit."""
+def split(where: Place, number: int, chunk: int) -> Iterator[Piece]:
+    """A place as runs of rows of at most `chunk` units, one row at least; `number` is noted in each."""
     if where.units == 0:
         return
+    in_order = where.in_order
     rows = where.shape[0] if where.shape else 1
     width = where.units // rows
     height = max(1, chunk // width)
     if height >= rows:
-        yield where.start, Piece(number, None, where.shape, where.units)
+        yield Piece(number, None, where.shape, where.units, where.start, in_order)
         return
     for top in range(0, rows, height):
         bottom = min(rows, top + height)
-        piece = Piece(number, slice(top, bottom), (bottom - top, *where.shape[1:]), (bottom - top) * width)
-        yield where.start + top * where.strides[0], piece
+        shape = (bottom - top, *where.shape[1:])
+        start = where.start + top * where.strides[0]
+        yield Piece(number, slice(top, bottom), shape, (bottom - top) * width, start, in_order)
 
 
 def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 
 from secateur.errors import InputError
 from secateur.optim.gradients import check_choice, check_gradient, check_rate, check_sampling, sample
@@ -91,6 +91,48 @@ def sampled(
     return sample_gradients(factory(params, **options), sampling_rate, **(sampling or {})).optimizer
 
 
+def sampler_of(optimizer: Optimizer) -> GradientSampler | None:
+    """The sampler that is at work in an optimizer, if there is one."""
+    owners = (getattr(hook, "__self__", None) for hook in optimizer._optimizer_step_pre_hooks.values())
+    return next((owner for owner in owners if isinstance(owner, GradientSampler)), None)
+
+
+def sampled_sgd(
+    params: Any,
+    lr: float = 0.1,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    nesterov: bool = False,
+    *,
+    sampling_rate: float = 0.5,
+    mode: Mode = "update",
+    granularity: Granularity | None = None,
+    seed: int = 0,
+) -> Optimizer:
+    """`torch.optim.SGD` under `sample_gradients`, as one function of plain values."""
+    sampling = {"mode": mode, "granularity": granularity, "seed": seed}
+    options = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov, "foreach": True}
+    return sampled(SGD, params, sampling_rate=sampling_rate, sampling=sampling, **options)
+
+
+def sampled_adamw(
+    params: Any,
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 1e-2,
+    *,
+    sampling_rate: float = 0.5,
+    mode: Mode = "update",
+    granularity: Granularity | None = None,
+    seed: int = 0,
+) -> Optimizer:
+    """`torch.optim.AdamW` under `sample_gradients`, as one function of plain values; without decay it is Adam."""
+    sampling = {"mode": mode, "granularity": granularity, "seed": seed}
+    options = {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay, "foreach": True}
+    return sampled(AdamW, params, sampling_rate=sampling_rate, sampling=sampling, **options)
+
+
 class GradientSampler:
     """Sampling attached to an optimizer; `remove` (or the end of a `with` block) detaches it."""
 
@@ -134,8 +176,7 @@ class GradientSampler:
 
     @staticmethod
     def _check(optimizer: Optimizer, mode: Mode, in_place: bool) -> None:
-        hooked = (getattr(hook, "__self__", None) for hook in optimizer._optimizer_step_pre_hooks.values())
-        if isinstance(optimizer, StochGradAdam) or any(isinstance(owner, GradientSampler) for owner in hooked):
+        if isinstance(optimizer, StochGradAdam) or sampler_of(optimizer) is not None:
             raise InputError(
                 f"sample_gradients found that this {type(optimizer).__name__} samples its gradients already. "
                 "Change the 'sampling_rate' of its groups, or remove the sampler that is there."

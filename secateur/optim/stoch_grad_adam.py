@@ -23,10 +23,11 @@ from torch import Tensor
 from torch.optim import Adam, AdamW
 
 from secateur.errors import InputError
+from secateur.optim.buckets import fused_in_buckets, takes
 from secateur.optim.gradients import check_choice, check_gradient, check_rate, check_sampling, sample
 from secateur.optim.hashing import Draw
-from secateur.optim.kernel import Coefficients, Moments, compiled_update, fits, update
-from secateur.optim.places import Granularity, bases, place
+from secateur.optim.kernel import Coefficients, Moments, Ready, fits, update, update_in_one_pass
+from secateur.optim.places import Granularity, Place, bases, place
 
 Compiled = Literal[False, "step", "sample"]
 OWN = ("sampling_rate", "beta1_decay", "seed", "granularity", "compiled", "in_place", "sampling_step")
@@ -45,8 +46,8 @@ class StochGradAdam(Adam):
     - `granularity`: what is kept or dropped together: an "element", a "row" (filter), a "tensor".
     - `compiled`: "step" samples and updates in one compiled kernel, "sample" compiles the masks and leaves the update
       to torch; both are best with `fused=True`. The kernel is for contiguous or channels-last float32 and float64
-      parameters of 65 536 entries or more; the others are updated by torch. The first step compiles, which takes
-      seconds.
+      parameters, on other devices than the CPU of 65 536 entries or more; the others are updated by torch. The first
+      step compiles, which takes seconds.
     - `in_place`: gradients may be overwritten by sampled ones, which saves memory of their size, and time; otherwise
       they are left as they are.
 
@@ -58,6 +59,9 @@ class StochGradAdam(Adam):
 
     >>> optimizer = StochGradAdam(model.parameters(), lr=1e-3, sampling_rate=0.8, fused=True)
     """
+
+    accepts_fused = True
+    """`fit` may choose the fused form, as it does for Adam."""
 
     def __init__(
         self,
@@ -134,15 +138,10 @@ class StochGradAdam(Adam):
         if draw.rate < 1:
             first = bases(self.param_groups)
             places = [place(p, first[p], group["granularity"]) for p in parameters]
-            pairs = enumerate(zip(parameters, gradients, strict=True))
-            if group["compiled"] == "step":
-                done = {n for n, (p, gradient) in pairs if fits(p, gradient, group["granularity"])}
-            for n in sorted(done):
-                compiled_update(parameters[n], gradients[n], *self._next(group, parameters[n]), places[n], draw)
+            done = self._updated(group, draw, lists, places)
             rest = [n for n in range(len(parameters)) if n not in done]
             given, where, like = [gradients[n] for n in rest], [places[n] for n in rest], [parameters[n] for n in rest]
-            form = {"compiled": bool(group["compiled"]), "in_place": group["in_place"]}
-            for n, phi in zip(rest, sample(given, where, draw, like=like, **form), strict=True):
+            for n, phi in zip(rest, sample(given, where, draw, like=like, in_place=group["in_place"]), strict=True):
                 gradients[n] = phi
         if group["beta1_decay"] < 1:
             for n in set(range(len(parameters))) - done:
@@ -150,6 +149,28 @@ class StochGradAdam(Adam):
                 done.add(n)
         for values in lists:
             values[:] = [value for n, value in enumerate(values) if n not in done]
+
+    def _updated(
+        self, group: dict[str, Any], draw: Draw, lists: Sequence[list[Tensor]], places: Sequence[Place]
+    ) -> set[int]:
+        """Sample and update the parameters that this package has a fast way for; their numbers."""
+        parameters, gradients, m, v, largest, steps = lists
+        ready = {
+            n: Ready(
+                p, gradients[n], Moments(m[n], v[n], largest[n] if group["amsgrad"] else None), steps[n], places[n]
+            )
+            for n, p in enumerate(parameters)
+        }
+        taken: set[int] = set()
+        if group["compiled"] == "step":
+            taken = {n for n, one in ready.items() if fits(one.p, one.gradient, group["granularity"])}
+            update_in_one_pass([ready[n] for n in sorted(taken)], draw, group)
+        scaled = any(getattr(self, name, None) is not None for name in ("grad_scale", "found_inf"))
+        if not group["fused"] or group["beta1_decay"] < 1 or scaled:
+            return taken
+        fused = [n for n, one in ready.items() if n not in taken and takes(one.p, one.gradient, group["granularity"])]
+        fused_in_buckets([ready[n] for n in fused], draw, group)
+        return taken | set(fused)
 
     def _next(self, group: dict[str, Any], parameter: Tensor) -> tuple[Moments, tuple[float, ...]]:
         """The moments of a parameter and the numbers of its next step, which is counted."""
@@ -173,9 +194,30 @@ class StochGradAdamW(StochGradAdam, AdamW):
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
         amsgrad: bool = False,
-        **options: Any,
+        *,
+        sampling_rate: float = 0.8,
+        beta1_decay: float = 1.0,
+        seed: int = 0,
+        granularity: Granularity = "element",
+        compiled: Compiled = False,
+        in_place: bool = False,
+        **torch_options: Any,
     ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, **options)
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            sampling_rate=sampling_rate,
+            beta1_decay=beta1_decay,
+            seed=seed,
+            granularity=granularity,
+            compiled=compiled,
+            in_place=in_place,
+            **torch_options,
+        )
 
 
 def _refuse(options: dict[str, Any], name: str, beta1_decay: float, compiled: Compiled) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from secateur import criteria
 from secateur.errors import InputError
-from secateur.optim import StochGradAdam, StochGradAdamW
+from secateur.optim import StochGradAdam, StochGradAdamW, sampled_adamw, sampled_sgd
 
 CRITERIA: dict[str, Callable[..., criteria.Scores]] = {
     "magnitude": criteria.magnitude,
@@ -28,13 +28,15 @@ CRITERIA: dict[str, Callable[..., criteria.Scores]] = {
 SET_BY_RUN = ("groups", "batches", "loss", "seed")
 """Parameters of criteria that a run fills in by itself."""
 
-OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
     "rmsprop": torch.optim.RMSprop,
     "stochgradadam": StochGradAdam,
     "stochgradadamw": StochGradAdamW,
+    "sampledsgd": sampled_sgd,
+    "sampledadamw": sampled_adamw,
 }
 """What `training.optimizer` can name."""
 

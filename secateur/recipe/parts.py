@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from secateur import data, measures, planning
+from secateur.errors import InputError
 from secateur.recipe.choices import CRITERIA, SET_BY_RUN, require_known, require_options
 from secateur.training import reestimate_batch_norm
 
@@ -121,6 +122,26 @@ class BatchNormPart(Part):
     """Batches of training data that the statistics are estimated from; 0 leaves them."""
 
 
+class PrunabilityPart(Part):
+    """How the dense model takes one-shot magnitude pruning, untrained afterwards; null: not measured."""
+
+    sparsities: tuple[float, ...] = default(measures.prunability, "sparsities")
+    """The shares of the weights that are set to zero."""
+    scopes: tuple[Literal["global", "layer"], ...] = default(measures.prunability, "scopes")
+    """One threshold for all layers, the same share of each, or both."""
+    batches: int = Field(default=default(measures.prunability, "batches"), ge=0)
+    """Batches of training data that batch norm is estimated from anew, beside the result without; 0: without alone."""
+    line: int = Field(default=default(measures.prunability, "line"), ge=0)
+    """Losses on the way from the dense model to the one without its smaller half."""
+
+    @field_validator("sparsities")
+    @classmethod
+    def _shares(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or any(not 0 <= share <= 1 for share in value):
+            raise InputError(f"must be numbers in [0, 1]. Got {list(value)!r} instead.")
+        return value
+
+
 class MeasuresPart(Part):
     """What is measured beside accuracy, parameters and MACs."""
 
@@ -138,3 +159,7 @@ class MeasuresPart(Part):
     """Threads of the CPU; null: as torch is set."""
     confidence: float = Field(default=default(measures.accuracy, "confidence"), gt=0, lt=1)
     """Of the interval around an accuracy."""
+    prunability: PrunabilityPart | None = None
+    """How the dense model takes one-shot magnitude pruning; null: not measured."""
+    dynamics: int = Field(default=0, ge=0)
+    """Every how many steps of the dense training weights and gradients are looked at; 0: never."""

@@ -25,7 +25,7 @@ class TrainingPart(Part):
     epochs: int = Field(default=0, ge=0)
     """Passes over the training data; 0: no training."""
     optimizer: str = "sgd"
-    """sgd, adam, adamw, rmsprop, stochgradadam or stochgradadamw."""
+    """sgd, adam, adamw, rmsprop, stochgradadam, stochgradadamw, sampledsgd or sampledadamw."""
     lr: float = Field(default=_SGD["lr"], gt=0)
     """Learning rate, which the schedule multiplies."""
     momentum: float = Field(default=_SGD["momentum"], ge=0, lt=1)

@@ -226,9 +226,9 @@ class Line:
 
 
 def lines(
-    curves: Sequence[Line], *, title: str, name: str, key: str, percent: bool = False, along: str = "epoch"
+    curves: Sequence[Line], *, title: str, name: str, key: str, percent: bool = False, across: str = "epoch"
 ) -> Markup:
-    """Curves over epochs, or what `along` names, with their names and last values beside their ends."""
+    """Curves with their names and last values beside their ends; `across` names what they go over."""
     frame = Frame(420, 270, left=60, right=104)
     scale = 100.0 if percent else 1.0
     curves = [Line(c.label, tuple((e, v * scale) for e, v in c.values if math.isfinite(v)), c.kind) for c in curves]
@@ -239,14 +239,14 @@ def lines(
         return tag("p", f"{title}: no finite value was recorded.", class_="muted")
     room = 0.06 * (max(values) - min(values)) or 0.5
     low, high = max(0.0, min(values) - room), max(values) + room
-    last = max(*epochs, min(epochs) + 1)
+    last = max(epochs) if max(epochs) > min(epochs) else min(epochs) + 1
     x, y = linear(min(epochs), last, frame.x), linear(low, high, frame.y)
-    across = [(x(v), f"{v:g}") for v in ticks(min(epochs), last) if float(v).is_integer()]
+    marks = [(x(v), f"{v:g}") for v in ticks(min(epochs), last) if across != "epoch" or float(v).is_integer()]
     upwards = [(y(v), f"{v:g}") for v in ticks(low, high)]
     ends = spread([y(c.values[-1][1]) for c in curves], 32.0, frame.y[1] + 4, frame.y[0] - 18)
     drawn = [_line(c, x, y, end, frame) for c, end in zip(curves, ends, strict=True)]
     said = "; ".join(f"{c.label} from {c.values[0][1]:.4g} to {c.values[-1][1]:.4g}" for c in curves)
-    return _svg(frame, key, title, said, _axes(frame, across, upwards, along, name), *drawn)
+    return _svg(frame, key, title, said, _axes(frame, marks, upwards, across, name), *drawn)
 
 
 def _line(curve: Line, x: Scale, y: Scale, end: float, frame: Frame) -> Markup:
@@ -261,6 +261,22 @@ def _line(curve: Line, x: Scale, y: Scale, end: float, frame: Frame) -> Markup:
             tag("text", f"{value:.4g}", x=beside, y=end + 17, class_="tick"),
         ]
     )
+
+
+def histogram(counts: Sequence[int], bound: float, *, title: str, name: str, key: str) -> Markup:
+    """Bars of equal width over [-bound, bound]."""
+    frame = Frame(420, 270, left=60)
+    x = linear(-bound, bound, frame.x)
+    y = linear(0.0, float(max(counts)) or 1.0, frame.y)
+    wide = (frame.x[1] - frame.x[0]) / len(counts)
+    bars = [
+        tag("rect", x=frame.x[0] + i * wide, y=y(count), width=wide, height=y(0) - y(count), class_="bin")
+        for i, count in enumerate(counts)
+    ]
+    across = [(x(v), f"{v:g}") for v in ticks(-bound, bound)]
+    upwards = [(y(v), text.count(v)) for v in ticks(0.0, float(max(counts)) or 1.0)]
+    said = f"{sum(counts):,} values between {-bound:.3g} and {bound:.3g}"
+    return _svg(frame, key, title, said, _axes(frame, across, upwards, name, "number"), *bars)
 
 
 def width_bar(before: float, after: float, largest: float) -> Markup:

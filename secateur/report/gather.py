@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from secateur.graph.units import Groups
-from secateur.measures import Accuracy, Comparison, Latency
+from secateur.measures import Accuracy, Comparison, Latency, Prunability
+from secateur.measures.prunability import Weights
 from secateur.methods import Story
+from secateur.optim.recorder import Observed
 from secateur.planning import Budget, Plan
 from secateur.report.record import (
     AccuracyRow,
     CheckRow,
     Curve,
+    DynamicsRow,
     EpochRow,
     FrozenRow,
     GroupRow,
@@ -24,8 +28,11 @@ from secateur.report.record import (
     LeavingRow,
     MannerRow,
     PlanRow,
+    PointRow,
     ProofRow,
+    PrunabilityRow,
     SpeedupRow,
+    WeightsRow,
 )
 from secateur.surgery.record import Proof, Record
 from secateur.training import History
@@ -131,6 +138,31 @@ def proof_row(proof: Proof | None) -> ProofRow | None:
         if error is not None
     )
     return ProofRow(proven=proof.holds, checks=checks, tolerance=proof.tolerance, dtype=proof.dtype)
+
+
+def prunability_row(found: Prunability) -> PrunabilityRow:
+    """How a model takes one-shot pruning; of the histograms, only that of all weights."""
+    return PrunabilityRow(
+        accuracy=found.accuracy,
+        loss=found.loss,
+        weights=_weights_row(found.weights, histogram=True),
+        layers=tuple(_weights_row(layer, histogram=False) for layer in found.layers),
+        curve=tuple(PointRow(**asdict(point)) for point in found.curve),
+        direction=tuple(found.direction),
+    )
+
+
+def _weights_row(found: Weights, *, histogram: bool) -> WeightsRow:
+    values = asdict(found)
+    drawn = values.pop("histogram")
+    if histogram:
+        values |= {"bound": drawn["edges"][-1], "counts": tuple(drawn["counts"])}
+    return WeightsRow(**values)
+
+
+def dynamics_rows(found: Sequence[Observed]) -> tuple[DynamicsRow, ...]:
+    """The steps that were looked at."""
+    return tuple(DynamicsRow(**asdict(row)) for row in found)
 
 
 def versions() -> dict[str, str]:

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from secateur.files import atomic_write
-from secateur.report import charts, leaving, summary, text
+from secateur.report import charts, leaving, prunability, summary, text
 from secateur.report.record import Curve, EpochRow, RunRecord
 
 FILES = {"page": "report.html", "json": "result.json", "csv": "result.csv"}
@@ -53,6 +53,8 @@ def render(record: RunRecord) -> str:
         leaving_groups=leaving.by_group(record.leavings),
         fought=leaving.fought_for(record.leavings),
         panels=[_panel(curve, index) for index, curve in enumerate(record.curves)],
+        prunable=prunability.section(record.prunability) if record.prunability else None,
+        dynamics=prunability.dynamics(record.dynamics) if record.dynamics else [],
         largest=max(widths),
         uneven=max(widths) > 12 * min(widths),
         recipe=yaml.safe_dump(record.recipe, sort_keys=False, allow_unicode=True, width=100),

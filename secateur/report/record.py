@@ -144,6 +144,66 @@ class Curve(Row):
     epochs: tuple[EpochRow, ...]
 
 
+class WeightsRow(Row):
+    """The shape of a set of weights, as `secateur.measures.prunability` defines these numbers.
+
+    `counts` are those of bins of equal width over [-bound, bound]; layers have none.
+    """
+
+    name: str
+    number: int
+    mean: float
+    mean_size: float
+    variance: float
+    kurtosis: float
+    hoyer: float
+    e50: float
+    bound: float | None = None
+    counts: tuple[int, ...] = ()
+
+
+class PointRow(Row):
+    """The dense model with a share of its weights at zero, and nothing trained afterwards."""
+
+    scope: Literal["global", "layer"]
+    reestimated: bool
+    sparsity: float
+    zeros: int
+    energy: float
+    accuracy: float
+    loss: float
+
+
+class PrunabilityRow(Row):
+    """How the dense model takes one-shot magnitude pruning; `direction` is (share of the way to half of it, loss)."""
+
+    accuracy: float
+    loss: float
+    weights: WeightsRow
+    layers: tuple[WeightsRow, ...]
+    curve: tuple[PointRow, ...]
+    direction: tuple[tuple[float, float], ...] = ()
+
+    def at(self, sparsity: float, *, scope: str = "global", reestimated: bool = False) -> PointRow | None:
+        """One point of the curve, or None if it was not measured."""
+        key = (scope, reestimated)
+        points = (p for p in self.curve if (p.scope, p.reestimated) == key and abs(p.sparsity - sparsity) < 1e-9)
+        return next(points, None)
+
+
+class DynamicsRow(Row):
+    """What one step of training did, over all weights that pruning can take."""
+
+    step: int
+    moved: float
+    weight_size: float
+    weight_variance: float
+    gradient_size: float
+    gradient_variance: float
+    seen_size: float
+    seen_variance: float
+
+
 class PlanRow(Row):
     """What decided the cut: the budget in words and numbers, and the way it was spent over the groups."""
 
@@ -202,6 +262,8 @@ class RunRecord(Row):
     speedup: SpeedupRow | None = None
     curves: tuple[Curve, ...] = ()
     leavings: tuple[LeavingRow, ...] = ()
+    prunability: PrunabilityRow | None = None
+    dynamics: tuple[DynamicsRow, ...] = ()
     seconds: dict[str, float] = Field(default_factory=dict)
 
     @property

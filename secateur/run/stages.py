@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_model
 from torch import Tensor, nn
 
-from secateur import zoo
+from secateur import measures, zoo
 from secateur.building import (
     amount,
     counts,
@@ -34,11 +34,24 @@ from secateur.files import atomic_write
 from secateur.folder import DENSE, Folder, Value
 from secateur.graph.units import Groups
 from secateur.masks import masked
+from secateur.optim.recorder import Recorder
 from secateur.planning import Plan
 from secateur.ranks import done_by_first, world
 from secateur.recipe import PruningPart, Recipe
 from secateur.report import gather
-from secateur.report.record import Curve, FrozenRow, GroupRow, PlanRow, ProofRow, Row, RunRecord, SpeedupRow, StageRow
+from secateur.report.record import (
+    Curve,
+    DynamicsRow,
+    FrozenRow,
+    GroupRow,
+    PlanRow,
+    ProofRow,
+    PrunabilityRow,
+    Row,
+    RunRecord,
+    SpeedupRow,
+    StageRow,
+)
 from secateur.run.measuring import Measured, costs, timed_alone, timed_in_turn
 from secateur.run.progress import Progress, told
 from secateur.surgery.checkpoint import load, save
@@ -94,6 +107,7 @@ class Run:
         self.recipe, self.folder, self.progress = recipe, folder, progress
         self.measured = Measured(recipe, progress, folder)
         self.curves: list[Curve] = []
+        self.dynamics: tuple[DynamicsRow, ...] = ()
         with self.stage("load"):
             self.device = device_of(recipe)
             if recipe.data.download:
@@ -112,6 +126,7 @@ class Run:
         if self.recipe.training.epochs:
             self.train_dense()
         first = self.folder.once("dense", StageRow, self.measure_dense)
+        self.prunability = self.measure_prunability()
         if self.recipe.pruning is None:
             return self.left_whole(first)
         return self.made_smaller(first, self.recipe.pruning)
@@ -173,6 +188,8 @@ class Run:
             started=self.folder.started,
             seeds=self.recipe.seeds,
             curves=tuple(self.curves),
+            prunability=self.prunability,
+            dynamics=self.dynamics,
             seconds=self.folder.seconds,
             **found,
         )
@@ -189,11 +206,14 @@ class Run:
     def train_dense(self) -> None:
         """Train the dense model; where it is to be cut, its weights are left in the folder beside the slim ones."""
         rewind = self.recipe.fine_tuning.rewind
-        methods = []
+        every = self.recipe.measures.dynamics
+        recorder = Recorder(every or 1)
+        methods: list[Any] = [recorder] if every else []
         if rewind is not None and rewind.weights is not None:
             methods.append(KeptWeights(self.folder.stage("training") / "rewind.safetensors", rewind.weights))
         with self.stage("train") as note:
             note.text = self._fit(self.dense, "training", self.recipe.training.settings, methods)
+        self.dynamics = gather.dynamics_rows(recorder.rows)
         if self.recipe.pruning is not None and world()[0] == 0:
             with atomic_write(self.folder.path / DENSE) as partial:
                 save_model(self.dense, str(partial))
@@ -215,6 +235,29 @@ class Run:
         part = self.recipe.pruning
         cost = _cost(self.groups(part)) if part else counts(self.dense, on_device(self.source.example, self.device))
         return self.measured("dense", self.dense, self.data.test, cost)
+
+    def measure_prunability(self) -> PrunabilityRow | None:
+        """How the dense model takes one-shot magnitude pruning, where the recipe asks for it."""
+        part = self.recipe.measures.prunability
+        if part is None:
+            return None
+
+        def measured() -> PrunabilityRow:
+            with self.stage("measure prunability") as note:
+                self.data.train.set_epoch(0)
+                found = measures.prunability(
+                    self.dense,
+                    self.data.test,
+                    train=self.data.train if part.batches else None,
+                    sparsities=part.sparsities,
+                    scopes=part.scopes,
+                    batches=part.batches,
+                    line=part.line,
+                )
+                note.text = f"{len(found.curve)} models"
+            return gather.prunability_row(found)
+
+        return self.folder.once("prunability", PrunabilityRow, measured)
 
     def pruned(self, part: PruningPart, turn: Round, model: nn.Module, whole: float | None) -> tuple[CutRow, nn.Module]:
         """What the cut of `model` was, with the rows measured after it, and the smaller model.

@@ -40,8 +40,9 @@ def parameter_groups(model: nn.Module, added: Sequence[dict[str, Any]], decay_no
 def build_optimizer(factory: OptimizerFactory, groups: list[dict[str, Any]]) -> Optimizer:
     """The optimizer that `factory` makes of the groups, with `initial_lr` noted in each.
 
-    Where the caller did not choose a form, it is the fastest: the fused kernels of SGD, Adam and AdamW for parameters
-    they can walk through, else the kernels over lists of tensors ("foreach"), where the optimizer has them.
+    Where the caller did not choose a form, it is the fastest: the fused kernels of SGD, Adam, AdamW and of optimizers
+    whose class says `accepts_fused = True`, for parameters they can walk through, else the kernels over lists of
+    tensors ("foreach"), where the optimizer has them.
     """
     if isinstance(factory, Optimizer) or not callable(factory):
         raise InputError(
@@ -66,7 +67,8 @@ def _fastest_form(factory: Any, groups: Sequence[Mapping[str, Any]]) -> dict[str
         return {}
     dampened = any(options.get("dampening") for options in (keywords, *groups))
     parameters = [parameter for group in groups for parameter in group["params"]]
-    if base in (SGD, Adam, AdamW) and not dampened and all(_has_fused_kernel(p) for p in parameters):
+    fusable = base in (SGD, Adam, AdamW) or getattr(base, "accepts_fused", False)
+    if fusable and not dampened and all(_has_fused_kernel(p) for p in parameters):
         return {"fused": True}
     return {"foreach": True} if "foreach" in inspect.signature(base).parameters else {}
 

@@ -16,6 +16,8 @@ from torch.optim import SGD
 
 from secateur.optim import StochGradAdam, sample_gradients
 
+pytestmark = pytest.mark.slow
+
 STEPS = 20
 SHAPES = ((7, 5), (6, 4, 3))  # of seven rows, one process holds four and the other three
 

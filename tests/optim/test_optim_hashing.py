@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secateur.optim.hashing import Draw, mixed, mixed_number, signed
+from secateur.optim.hashing import Draw, hash_, hashed, mixed, mixed_number, signed
 from secateur.optim.places import CHUNK, Place, bases, pieces, place, whole_mask
 
 CPU = torch.device("cpu")
@@ -30,10 +30,18 @@ def test_the_hash_of_a_tensor_is_that_of_numbers(x: int) -> None:
     assert mixed(torch.tensor([signed(x)], dtype=torch.int32)).item() == signed(mixed_number(x))
 
 
+@given(st.integers(-(2**31), 2**31 - 1), st.integers(-(2**31), 2**31 - 1), st.integers(-(2**31), 2**31 - 1))
+def test_hashing_in_place_is_hashing(x: int, first: int, second: int) -> None:
+    indices = torch.tensor([x], dtype=torch.int32)
+    expected = hashed(indices, first, second)
+    assert expected.item() >= 0
+    assert torch.equal(hash_(indices, torch.empty_like(indices), first, second), expected)
+
+
 def test_known_bits_never_change() -> None:
     """Another device, version or compiler that gives other bits would break resumed runs."""
     bits = mask(0.5, seed=7, step=3, n=64).int().tolist()
-    assert int("".join(map(str, bits)), 2) == 0x6E3C2DE618FDAC20
+    assert int("".join(map(str, bits)), 2) == 0xD73730F37E1A6327
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.2, 0.5, 0.8, 0.999])
@@ -54,6 +62,21 @@ def test_masks_are_unrelated(rate: float) -> None:
         assert abs(correlation(one[shift:], one[:-shift])) < limit
         for step in (2, 3):  # no mask is another's, shifted
             assert abs(correlation(one[shift:], mask(rate, step=step)[:-shift])) < limit
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.5, 0.8])
+def test_masks_are_unrelated_where_their_first_keys_agree(rate: float) -> None:
+    """The worst alignment of two steps: indices exchanged so that only the second key tells the masks apart."""
+    generator = torch.Generator().manual_seed(3)
+    count, bound = 1 << 16, Draw(0, 1, rate).bound
+    indices = torch.arange(count, dtype=torch.int32)
+    scores = []
+    for _ in range(150):
+        keys = [int(key) for key in torch.randint(-(2**31), 2**31, (3,), generator=generator)]
+        one, other = (hashed(indices, keys[0], second) < bound for second in keys[1:])
+        scores.append(correlation(one, other) * math.sqrt(count))
+    assert max(map(abs, scores)) < 5
+    assert torch.tensor(scores).std().item() == pytest.approx(1, abs=0.25)
 
 
 def test_runs_of_kept_entries_have_their_lengths() -> None:

@@ -22,11 +22,13 @@ from secateur.optim import (
     PNormDecay,
     Powerprop,
     StochGradAdam,
+    StochGradAdamW,
     effective_number,
     sampled,
 )
 from secateur.optim.cram import compress
 from secateur.training import Moments, State, fit
+from secateur.training.optimisers import build_optimizer
 
 METHODS = {
     "sam": partial(SAM, rho=0.1),
@@ -150,6 +152,14 @@ def test_sampling_optimizers_train_under_fit_and_resume(optimizer, tmp_path: Pat
         fit(net(), data(), epochs=2, channels_last=True, checkpoint=tmp_path, on_epoch=stop, **settings)
     fit(resumed, data(), epochs=2, channels_last=True, checkpoint=tmp_path, **settings)
     assert all(torch.equal(a, b) for a, b in zip(straight.parameters(), resumed.parameters(), strict=True))
+
+
+def test_fit_chooses_the_fused_form_of_sampling_optimizers() -> None:
+    for kind in (StochGradAdam, StochGradAdamW):
+        made = build_optimizer(partial(kind, lr=0.1), [{"params": list(net().parameters())}])
+        assert made.param_groups[0]["fused"] is True
+        plain = build_optimizer(partial(kind, foreach=True), [{"params": list(net().parameters())}])
+        assert not plain.param_groups[0]["fused"]
 
 
 def test_sam_takes_the_gradient_uphill() -> None:

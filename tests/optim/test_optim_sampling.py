@@ -293,6 +293,33 @@ class TestBadInput:
             sample_gradients(optimizer, 0.5, **options)
         assert "sampling_rate" not in optimizer.param_groups[0]
 
+    @every_mode
+    def test_groups_that_join_and_parameters_without_gradients(self, mode) -> None:
+        """A group that joins in mid-run is sampled too, and shifts no mask of the others."""
+        a, extra, idle = parameters([(400,), (300,), (5,)])
+        b = a.detach().clone().requires_grad_()
+        alone = sample_gradients(SGD([a], lr=0.1), 0.5, mode=mode).optimizer
+        joined = sample_gradients(SGD([b], lr=0.1), 0.5, mode=mode).optimizer
+        start, still = extra.detach().clone(), idle.detach().clone()
+        for step in range(8):
+            if step == 2:
+                joined.add_param_group({"params": [extra, idle]})
+            give_gradients([a], step)
+            give_gradients([b, extra], step)
+            alone.step()
+            joined.step()
+        assert torch.equal(a, b)
+        assert joined.param_groups[1]["sampling_rate"] == 0.5
+        assert bool((extra != start).any())
+        assert torch.equal(idle, still)
+
+    def test_a_state_of_other_groups_is_refused(self) -> None:
+        first, second = parameters([(4,), (3,)])
+        for make in (StochGradAdam, with_sampling(Adam, rate=0.5)):
+            two = make([{"params": [first]}, {"params": [second]}])
+            with pytest.raises(ValueError, match="group"):
+                make([first]).load_state_dict(two.state_dict())
+
     def test_twice(self) -> None:
         optimizer = SGD(parameters(), lr=0.1)
         sample_gradients(optimizer, 0.5)
