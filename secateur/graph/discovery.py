@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from secateur.errors import InputError, TraceError
 from secateur.graph import rules
 from secateur.graph.cost import StructuralCost
+from secateur.graph.eager import eagerly
 from secateur.graph.probing import probe
 from secateur.graph.solution import Solution
 from secateur.graph.terms import Atom, Cat, Dim, Reason, atoms, first_reason, is_const, labels, norm, size
@@ -46,6 +47,7 @@ def _unused(recording: Recording) -> set[int]:
     return {id(value) for call in recording.calls for value in call.outs} - used
 
 
+@eagerly()
 def groups(
     model: nn.Module,
     example: Any = None,

@@ -12,6 +12,7 @@ from secateur.errors import ProofError
 from secateur.graph.configuration import restate, stated
 from secateur.graph.cutting import Kept, cut_optimizer, cut_tensor, rebuild
 from secateur.graph.discovery import check_finite, groups
+from secateur.graph.eager import eagerly
 from secateur.graph.repair import set_attribute, standard
 from secateur.graph.state import take_back
 from secateur.graph.terms import size
@@ -23,6 +24,7 @@ from secateur.surgery.scale import keep_scale
 from secateur.surgery.verify import Verifier, culprits, explain
 
 
+@eagerly()
 def slim(
     groups: Groups, plan: Plan, *, optimizer: torch.optim.Optimizer | None = None, verify: bool = True
 ) -> nn.Module:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from laws.reference import check_laws, redraw
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import secateur
 from secateur.graph.rules import RULES, rule
@@ -51,6 +52,12 @@ def rotated(x: Tensor) -> Tensor:
 def shuffled(x: Tensor) -> Tensor:
     n, c, h, w = x.shape
     return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+def packed(x: Tensor) -> Tensor:
+    """Sequences of 16 and 9 steps without the padding, and with it again."""
+    rows = pack_padded_sequence(x.flatten(2).mT, torch.tensor([16, 9]), batch_first=True)
+    return pad_packed_sequence(rows, batch_first=True)[0]
 
 
 FREE: dict[str, tuple[Callable[[Tensor], Tensor], list[int]]] = {
@@ -106,6 +113,7 @@ FREE: dict[str, tuple[Callable[[Tensor], Tensor], list[int]]] = {
     "pixel unshuffle": (lambda x: F.pixel_unshuffle(x, 2), [16]),
     "unfold": (lambda x: F.unfold(x, 2), [16]),
     "fold": (lambda x: F.fold(x.flatten(2)[..., :9], (4, 4), 2), [4]),
+    "packed": (packed, [16]),
     "gram": (lambda x: x.flatten(2).transpose(1, 2) @ x.flatten(2), [16]),
     "einsum": (lambda x: torch.einsum("nchw,ncvw->nhv", x, x.relu()), [16]),
     "attention": (lambda x: F.scaled_dot_product_attention(*[x.flatten(2).transpose(1, 2)] * 3, scale=0.5), [16]),

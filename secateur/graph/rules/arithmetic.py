@@ -140,12 +140,14 @@ def layer_norm(terms: Terms, call: Call) -> Sequence[Dims]:
 
 @rule("_weight_norm_interface")
 def weight_norm(terms: Terms, call: Call) -> Sequence[Dims]:
-    """A tensor over its norm along all dimensions but one, times a factor for each entry of that one."""
+    """A tensor over its norm along all dimensions but one, times a factor for each entry of that one.
+
+    Slices of zeros would be divided by zero, so what they are is taken over kept entries like the norm itself.
+    """
     v, g = call["v"], call["g"]
     axis = axis_of(v, call["dim"])
-    for i, d in enumerate(dims_of(v)):
-        if i != axis:
-            terms.flag(d, "statistics")
+    for d in dims_of(v):
+        terms.flag(d, "statistics")
     terms.unify(dims_of(v)[axis], dims_of(g)[axis])
     return [dims_of(v), dims_of(g)]
 
