@@ -23,6 +23,8 @@ from rich.progress import track
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from laws.fuzzing import check, drawn, failure, smallest
 
+from secateur.files import atomic_write
+
 CHUNK = 20
 console = Console()
 
@@ -59,6 +61,8 @@ def main(
     rows = known(out)
     wanted = range(seed, seed + networks)
     left = [s for s in wanted if s not in rows]
+    with atomic_write(out) as whole:  # without a line that was cut short
+        whole.write_text("".join(json.dumps(row) + "\n" for row in rows.values()))
     with ProcessPoolExecutor(jobs) as pool, out.open("a") as file:
         for row in track(
             pool.map(run, left, chunksize=CHUNK), total=len(left), console=console, description="networks"
