@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from secateur.masks import Masks, masked
     from secateur.optim import StochGradAdam, StochGradAdamW, sample_gradients
     from secateur.planning import Budget, Plan, plan
-    from secateur.surgery import load, prune, record, save, slim
+    from secateur.surgery import load, prune, record, save, slim, slim_program
     from secateur.training import fit, reestimate_batch_norm
 
 _HOMES = {
@@ -28,7 +28,7 @@ _HOMES = {
     "secateur.masks": ("Masks", "masked"),
     "secateur.optim": ("StochGradAdam", "StochGradAdamW", "sample_gradients"),
     "secateur.planning": ("Budget", "Plan", "plan"),
-    "secateur.surgery": ("load", "prune", "record", "save", "slim"),
+    "secateur.surgery": ("load", "prune", "record", "save", "slim", "slim_program"),
     "secateur.training": ("fit", "reestimate_batch_norm"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -36,7 +36,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "Budget", "Group", "Groups", "Masks", "Plan", "SecateurError", "StochGradAdam", "StochGradAdamW", "__version__",
     "blocks", "elements", "fit", "groups", "load", "magnitude", "masked", "norm_scale", "plan", "prune", "random",
-    "record", "reestimate_batch_norm", "sample_gradients", "save", "slim", "taylor",
+    "record", "reestimate_batch_norm", "sample_gradients", "save", "slim", "slim_program", "taylor",
 ]  # fmt: skip
 
 

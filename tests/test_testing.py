@@ -54,6 +54,7 @@ OPERATORS: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]]
     "matrix product": (torch.matmul, (torch.randn(3, 6, 5), torch.randn(3, 5, 7)), {}),
     "matrix and vector": (torch.mv, (torch.randn(6, 5), torch.randn(5)), {}),
     "added product": (torch.baddbmm, (torch.randn(3, 6, 7), torch.randn(3, 6, 5), torch.randn(3, 5, 7)), {}),
+    "bilinear form": (F.bilinear, (torch.randn(3, 6), torch.randn(3, 5), torch.randn(4, 6, 5), torch.randn(4)), {}),
     "outer sum": (torch.add, (torch.randn(6, 1), torch.randn(5)), {"alpha": 2}),
     "attention": (F.scaled_dot_product_attention, (torch.randn(2, 4, 6, 8),) * 3, {"scale": 0.3}),
     "attention with groups": (

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from secateur.errors import InputError, TraceError
 from secateur.graph import rules
 from secateur.graph.cost import StructuralCost
+from secateur.graph.eager import eagerly
 from secateur.graph.probing import probe
 from secateur.graph.solution import Solution
 from secateur.graph.terms import Atom, Cat, Dim, Reason, atoms, first_reason, is_const, labels, norm, size
 from secateur.graph.trace import Inputs, Leaf, Recording, Value, named_tensors, normalise, record
-from secateur.graph.units import Frozen, Group, Groups, Member, Proof, Slices
+from secateur.graph.units import Follow, Frozen, Group, Groups, Member, Proof, Slices
 
 KERNEL = "it is a kernel or an image size"
 PARTS = ("slice", "split", "split_with_sizes", "select")  # operators that leave entries aside
@@ -46,12 +47,14 @@ def _unused(recording: Recording) -> set[int]:
     return {id(value) for call in recording.calls for value in call.outs} - used
 
 
+@eagerly()
 def groups(
     model: nn.Module,
     example: Any = None,
     *,
     heads: Literal["whole", "inner"] = "whole",
     outputs: Collection[str] | None = None,
+    follow: Follow = "code",
 ) -> Groups:
     """The groups of coupled slices of `model`, found by one run on `example`.
 
@@ -72,14 +75,14 @@ def groups(
     terms = rules.Terms()
     solve(recording, terms)
     dims = {leaf.name: leaf.value.dims or [] for leaf in recording.own()}
-    second = _second_look(model, inputs, recording, terms, dims, wanted)
+    second = _second_look(model, inputs, recording, terms, dims, wanted) if follow == "code" else None
     seen = [recording, second] if second else [recording]
     reached = set[str]().union(*map(_reached, seen))
     unreached = [leaf.name for leaf in recording.own() if leaf.name not in reached]
     for name in unreached:
         del dims[name]
     _freeze_the_unread(seen, terms, dims)
-    attempt = partial(_attempt, model, inputs, seen, terms, dims, heads=heads)
+    attempt = partial(_attempt, model, inputs, seen, terms, dims, heads=heads, follow=follow)
     best, closed = attempt(closed={})
     fallen = closed
     while fallen:
@@ -124,6 +127,7 @@ def _attempt(
     dims: dict[str, list[Dim]],
     *,
     heads: str,
+    follow: Follow,
     closed: Mapping[Atom, str],
 ) -> tuple[Groups, dict[Atom, str]]:
     """The groups over one choice of factors; and those that turned out not to be prunable though others wait, and why.
@@ -149,8 +153,10 @@ def _attempt(
         unknown=tuple(f"{op} in '{where}'" for op, where in terms.unknown.items()),
         inputs=inputs,
         solution=solution,
+        follow=follow,
     )
-    for name, reason in probe(model, solution, inputs, {g.name: g.minimum for g in items}).items():
+    stopped = probe(model, solution, inputs, {g.name: g.minimum for g in items}) if follow == "code" else {}
+    for name, reason in stopped.items():
         result.freeze(name, Frozen(name, result[name].units, reason.text, reason.operator, reason.module))
     _freeze_the_held(result)
     why = {f.name: f.reason for f in result.frozen}

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Role = Literal["producer", "consumer"]
 Proof = Literal["exact", "kept statistics"]
 Kind = Literal["slices", "elements", "blocks"]
+Follow = Literal["code", "program"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,7 +192,8 @@ class Groups(Sequence[Group]):
     """Every group of one model: what each later stage works on, so that the model is traced once.
 
     Behaves as a sequence of `Group`; `groups["layer1.0.conv1"]` finds one by name. `model` is the user's model,
-    untouched; `inputs` is the example it was traced with, as `(args, kwargs)`.
+    untouched; `inputs` is the example it was traced with, as `(args, kwargs)`. `follow` says what must follow a cut:
+    the model's own code, or a program made of its recording.
     """
 
     kind: Kind
@@ -203,6 +205,7 @@ class Groups(Sequence[Group]):
     unknown: tuple[str, ...] = ()
     inputs: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
     solution: Solution | None = None
+    follow: Follow = "code"
 
     def __len__(self) -> int:
         return len(self.items)

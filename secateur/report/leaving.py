@@ -68,4 +68,4 @@ def chart(record: RunRecord) -> Markup | None:
         charts.Line(name, tuple((float(step), float(units)) for step, units in line), KINDS[name])
         for name, line in totals(record.leavings).items()
     ]
-    return charts.lines(curves, title="Units on their way", name="units", key="leaving", along="step")
+    return charts.lines(curves, title="Units on their way", name="units", key="leaving", across="step")

@@ -44,6 +44,11 @@ def save(module: nn.Module, folder: str | Path, *, constructor: Mapping[str, Any
     >>> secateur.save(small, "out/")
     """
     entry = record(module) or Record()
+    if entry.kind == "program":
+        raise CheckpointError(
+            "A program has no constructor to be loaded into. Save it with torch.export.save(exported, path), where "
+            "exported = torch.export.export(program, inputs), and load it with torch.export.load(path).module()."
+        )
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)

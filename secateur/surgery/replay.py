@@ -163,28 +163,33 @@ def last_uses(recording: Recording) -> dict[int, list[int]]:
 
 def invoke(call: Call, args: Mapping[str, Any], counts: Mapping[Atom, int] | None) -> Any:
     """Run one recorded call on the arguments given, with sizes asked for anew where units are gone."""
+    func, args = prepared(call, args, counts)
+    wide = {n: DTYPES.get(value, value) if isinstance(value, torch.dtype) else value for n, value in args.items()}
+    positional, keywords = arranged(func, wide)
+    return func(*positional, **keywords)
+
+
+def prepared(call: Call, args: Mapping[str, Any], counts: Mapping[Atom, int] | None) -> tuple[Any, dict[str, Any]]:
+    """The operator that a recorded call comes down to and its arguments by name, with sizes for `counts` if given."""
     func, args = call.func, dict(args)
     if call.op == "view" and "size" in args:
         func = torch.ops.aten.reshape.default  # kernels in float64 may lay their results out in another way
         args["shape"] = args["size"]
     if counts is not None:
         if call.op == "as_strided" and "size" in call.resize:
-            return args["self"].clone()
+            return torch.ops.aten.clone.default, {"self": args["self"], "memory_format": None}
         if "split_sizes" in call.resize:
             func = torch.ops.aten.split_with_sizes.default
             args = {"self": args["self"], "split_sizes": None, "dim": args["dim"]}
         for name, dims in call.resize.items():
             args["shape" if "shape" in args and name == "size" else name] = sizes(dims, counts)
-    positional, keywords = [], {}
-    for name, by_keyword in _arguments(func):
-        value = args[name]
-        if isinstance(value, torch.dtype):
-            value = DTYPES.get(value, value)
-        if by_keyword:
-            keywords[name] = value
-        else:
-            positional.append(value)
-    return func(*positional, **keywords)
+    return func, args
+
+
+def arranged(func: Any, args: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Arguments by name as an operator takes them: by position, and by keyword."""
+    positional = [args[name] for name, by_keyword in _arguments(func) if not by_keyword]
+    return positional, {name: args[name] for name, by_keyword in _arguments(func) if by_keyword}
 
 
 @cache

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import ProofError
+from secateur.errors import InputError, ProofError
 from secateur.graph.configuration import restate, stated
 from secateur.graph.cutting import Kept, cut_optimizer, cut_tensor, rebuild
 from secateur.graph.discovery import check_finite, groups
+from secateur.graph.eager import eagerly
 from secateur.graph.repair import set_attribute, standard
 from secateur.graph.state import take_back
 from secateur.graph.terms import size
@@ -23,6 +24,7 @@ from secateur.surgery.scale import keep_scale
 from secateur.surgery.verify import Verifier, culprits, explain
 
 
+@eagerly()
 def slim(
     groups: Groups, plan: Plan, *, optimizer: torch.optim.Optimizer | None = None, verify: bool = True
 ) -> nn.Module:
@@ -38,6 +40,11 @@ def slim(
     """
     plan.check(groups)
     check_finite(groups.model)
+    if groups.follow != "code":
+        raise InputError(
+            "The 'groups' parameter of slim must be groups that the model's own code follows. Got groups found with "
+            f"follow={groups.follow!r} instead; pass them to slim_program."
+        )
     if groups.kind != "slices":
         return _masked_copy(groups, plan, optimizer)
     keep = {name: kept for name, kept in plan.keep.items() if len(kept) < plan.units[name]}
@@ -54,7 +61,7 @@ def slim(
         attributes=tuple(attributes),
         scales=kept_scales(groups, keep),
         proof=proof,
-        **_told(groups, plan, keep),
+        **told(groups, plan, keep),
     ))  # fmt: skip
     if optimizer is not None:
         cut_optimizer(optimizer, groups.model, module, kept)
@@ -179,7 +186,7 @@ def _proven(
     return (*cut(groups, rest), rest, again)
 
 
-def _told(groups: Groups, plan: Plan, keep: Mapping[str, Tensor]) -> dict[str, Any]:
+def told(groups: Groups, plan: Plan, keep: Mapping[str, Tensor]) -> dict[str, Any]:
     """What a record tells of a plan beside the cut itself."""
     cuts = [GroupCut(g.name, g.units, len(keep[g.name]) if g.name in keep else g.units, g.proof) for g in groups]
     after = groups.cost({c.name: c.after for c in cuts}) if groups.kind == "slices" else plan.reached
@@ -227,7 +234,7 @@ def _masked_copy(groups: Groups, plan: Plan, optimizer: torch.optim.Optimizer | 
             masks[member.name] = masks[member.name] & mask if member.name in masks else mask.clone()
     apply_masks(module, masks)
     _rescale(groups, module, plan, {})
-    _finish(groups, module, Record(masks=masks, **_told(groups, plan, plan.keep)))
+    _finish(groups, module, Record(masks=masks, **told(groups, plan, plan.keep)))
     if optimizer is not None:
         cut_optimizer(optimizer, groups.model, module, {})
     return module

@@ -72,8 +72,7 @@ class Verifier:
     def _prove(self, slim: nn.Module, keep: Keep) -> Proof:
         cut = self._cut(keep)
         counts = self.solution.counts({name: len(k) for name, k in keep.items()})
-        slim_out, arrived = self._followed(slim, cut, counts)
-        replayed = slim_out if arrived else self._replay(cut, counts)
+        slim_out, replayed = self._both(slim, cut, counts)
         del cut
         apart = error(slim_out, replayed)
         if not keep:
@@ -86,9 +85,16 @@ class Verifier:
         kept = self.solution.keep(keep)
         seen, arrived = self._followed(self.groups.model, zeroed, {}, Narrowing(kept))
         if not arrived:
-            with plain_kernels(), _default_double(), Promote(self.dtype):
+            with plain_kernels(), default_double(), Promote(self.dtype):
                 seen = interpret(self.recording, zeroed, self.flat, kept)
         return Proof(None, apart, error(self._left(seen, keep), replayed), TOLERANCE, "float64")
+
+    def _both(
+        self, slim: nn.Module, cut: Mapping[str, Tensor], counts: Mapping[Atom, int]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """What a slim module returns with the cut tensors, and what the recording does."""
+        returned, arrived = self._followed(slim, cut, counts)
+        return returned, returned if arrived else self._replay(cut, counts)
 
     def _left(self, outputs: Sequence[Tensor], keep: Keep) -> list[Tensor]:
         """The full model's outputs with kept entries only: memory that it returns (a cache) is cut with its units."""
@@ -110,7 +116,7 @@ class Verifier:
 
     def _replay(self, cut: Mapping[str, Tensor], counts: Mapping[Atom, int]) -> list[Tensor]:
         """The recording on cut tensors."""
-        with plain_kernels(), _default_double(), Promote(self.dtype):
+        with plain_kernels(), default_double(), Promote(self.dtype):
             return replay(self.recording, cut, self.flat, counts)
 
     def _cut(self, keep: Keep) -> dict[str, Tensor]:
@@ -139,7 +145,7 @@ class Verifier:
         take_back(model, self.recording.written)
         set_mode(model, self.recording.training)
         with contextlib.ExitStack() as around:
-            for mode in (torch.no_grad(), plain_kernels(), _default_double(), Promote(self.dtype)):
+            for mode in (torch.no_grad(), plain_kernels(), default_double(), Promote(self.dtype)):
                 around.enter_context(mode)
             if not self.whole:
                 around.enter_context(CastArguments())
@@ -284,7 +290,8 @@ class CastArguments(TorchFunctionMode):
 
 
 @contextlib.contextmanager
-def _default_double() -> Iterator[None]:
+def default_double() -> Iterator[None]:
+    """Runs the block with float64 as the type of tensors that are made without one."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:

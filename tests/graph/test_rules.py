@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from laws.reference import check_laws, redraw
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import secateur
 from secateur.graph.rules import RULES, rule
@@ -58,6 +59,12 @@ def turned(x: Tensor) -> Tensor:
     pairs = torch.view_as_complex(x.view(2, -1, 2, 4, 4).movedim(2, -1).contiguous())
     places = torch.polar(torch.ones(4, 4), torch.arange(16.0).view(4, 4)).to(pairs.dtype)
     return torch.view_as_real(pairs * places).movedim(-1, 2).reshape(x.shape[0], -1, 4, 4)
+
+
+def packed(x: Tensor) -> Tensor:
+    """Sequences of 16 and 9 steps without the padding, and with it again."""
+    rows = pack_padded_sequence(x.flatten(2).mT, torch.tensor([16, 9]), batch_first=True)
+    return pad_packed_sequence(rows, batch_first=True)[0]
 
 
 FREE: dict[str, tuple[Callable[[Tensor], Tensor], list[int]]] = {
@@ -119,6 +126,7 @@ FREE: dict[str, tuple[Callable[[Tensor], Tensor], list[int]]] = {
     "pixel unshuffle": (lambda x: F.pixel_unshuffle(x, 2), [16]),
     "unfold": (lambda x: F.unfold(x, 2), [16]),
     "fold": (lambda x: F.fold(x.flatten(2)[..., :9], (4, 4), 2), [4]),
+    "packed": (packed, [16]),
     "gram": (lambda x: x.flatten(2).transpose(1, 2) @ x.flatten(2), [16]),
     "einsum": (lambda x: torch.einsum("nchw,ncvw->nhv", x, x.relu()), [16]),
     "attention": (lambda x: F.scaled_dot_product_attention(*[x.flatten(2).transpose(1, 2)] * 3, scale=0.5), [16]),

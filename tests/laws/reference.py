@@ -7,6 +7,7 @@ Units are interchangeable: permuting them in every member at once changes nothin
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -94,9 +95,11 @@ def _wide(value: Any) -> Any:
 def _tensors(output: Any) -> Iterator[Tensor]:
     if isinstance(output, Tensor):
         yield output
-    else:
+    elif isinstance(output, Mapping | tuple | list):
         for part in output.values() if isinstance(output, Mapping) else output:
             yield from _tensors(part)
+    elif dataclasses.is_dataclass(output):
+        yield from _tensors(vars(output))
 
 
 def difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
@@ -253,9 +256,15 @@ def macs_of(model: nn.Module, inputs: tuple[tuple[Any, ...], dict[str, Any]]) ->
 
 
 def check_laws(
-    model: nn.Module, example: Any, *, seed: int = 0, share: float = 0.5, **how: Any
+    model: nn.Module,
+    example: Any,
+    *,
+    seed: int = 0,
+    share: float = 0.5,
+    only: Callable[[Group], bool] | None = None,
+    **how: Any,
 ) -> tuple[Groups, nn.Module]:
-    """Every law of one model and one random plan; returns its groups and the slim module."""
+    """Every law of one model and one random plan (of the groups that `only` allows); its groups and the slim module."""
     redraw(model, seed)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     groups = secateur.groups(model, example, **how)
@@ -264,7 +273,7 @@ def check_laws(
     choices = groups.solution.recording.choices
     moved_out = held_outputs(permuted(groups, seed), groups.inputs, choices)
     assert difference(moved_out, held_outputs(model, groups.inputs, choices)) < 1e-9
-    plan = random_plan(groups, seed=seed, share=share)
+    plan = random_plan(groups, seed=seed, share=share, only=only)
     slim = secateur.slim(groups, plan)
     entry = secateur.record(slim)
     assert entry is not None

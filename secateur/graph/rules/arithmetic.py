@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from secateur.graph.rules.base import RULES, Dims, Rule, Terms, axes_of, axis_of, broadcast, dims_of, rule
-from secateur.graph.terms import Dim, atom, const
+from secateur.graph.terms import Dim, atom, const, size
 from secateur.graph.trace import Call, Value
 
 
@@ -63,6 +63,20 @@ def linear(terms: Terms, call: Call) -> Sequence[Dims]:
     if call["bias"] is not None:
         terms.unify(dims_of(w)[0], dims_of(call["bias"])[0])
     return [[*dims_of(x)[:-1], *dims_of(w)[:-1]]]
+
+
+@rule("_trilinear")
+def trilinear(terms: Terms, call: Call) -> Sequence[Dims]:
+    """Three tensors multiplied, each with sizes of one put in where it has no part, and summed over some dimensions."""
+    rank, given = len(call["i1"].shape) + len(call["expand1"]), []
+    for name in "123":
+        own = iter(dims_of(call[f"i{name}"]))
+        given.append([() if axis in call[f"expand{name}"] else next(own) for axis in range(rank)])
+    shape = [max(size(dims[axis]) for dims in given) for axis in range(rank)]
+    for axis in call["sumdim"]:
+        for value, dims in zip(call.tensors(), given, strict=True):
+            terms.contract(value, dims[axis])
+    return [[d for axis, d in enumerate(broadcast(terms, given, shape)) if axis not in call["sumdim"]]]
 
 
 @rule("convolution _convolution convolution_overrideable mkldnn_convolution cudnn_convolution")
@@ -140,12 +154,14 @@ def layer_norm(terms: Terms, call: Call) -> Sequence[Dims]:
 
 @rule("_weight_norm_interface")
 def weight_norm(terms: Terms, call: Call) -> Sequence[Dims]:
-    """A tensor over its norm along all dimensions but one, times a factor for each entry of that one."""
+    """A tensor over its norm along all dimensions but one, times a factor for each entry of that one.
+
+    Slices of zeros would be divided by zero, so what they are is taken over kept entries like the norm itself.
+    """
     v, g = call["v"], call["g"]
     axis = axis_of(v, call["dim"])
-    for i, d in enumerate(dims_of(v)):
-        if i != axis:
-            terms.flag(d, "statistics")
+    for d in dims_of(v):
+        terms.flag(d, "statistics")
     terms.unify(dims_of(v)[axis], dims_of(g)[axis])
     return [dims_of(v), dims_of(g)]
 

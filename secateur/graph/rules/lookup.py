@@ -105,6 +105,23 @@ def regions(terms: Terms, call: Call) -> Sequence[Dims]:
     return [[const(out.shape[0]), dims_of(x)[1], *(const(n) for n in out.shape[2:])] for out in call.outs]
 
 
+@rule("_pack_padded_sequence")
+def pack(terms: Terms, call: Call) -> Sequence[Dims]:
+    """Sequences of several lengths, one step after the other: places become rows, what is there passes."""
+    x, (rows, batch_sizes) = call["input"], call.outs
+    for d in dims_of(x)[:2]:
+        terms.freeze(d, "it counts sequences or their steps")
+    return [[const(rows.shape[0]), *dims_of(x)[2:]], [const(n) for n in batch_sizes.shape]]
+
+
+@rule("_pad_packed_sequence")
+def unpack(terms: Terms, call: Call) -> Sequence[Dims]:
+    """The way back from `_pack_padded_sequence`."""
+    rows, (x, lengths) = call["data"], call.outs
+    terms.freeze(dims_of(rows)[0], "it counts sequences and their steps")
+    return [[*(const(n) for n in x.shape[:2]), *dims_of(rows)[1:]], [const(n) for n in lengths.shape]]
+
+
 @rule("gather")
 def gather(terms: Terms, call: Call) -> Sequence[Dims]:
     x, chosen = call["self"], call["index"]
