@@ -232,6 +232,8 @@ def step(results: Path = RESULTS) -> str:
         f"{result['cpu']} ({', '.join(result['cpu_units'])}), medians of {result['repeats']} processes taken in turn; "
         f"torch {result['versions']['torch'].partition('+')[0]}; `python benchmarks/step.py`."
     )
+
+
 def measured() -> dict[str, Any]:
     """What the coverage of every library was found to be."""
     files = sorted((RESULTS / "benchmarks" / "coverage").glob("*.json"))
