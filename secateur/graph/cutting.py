@@ -76,6 +76,14 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
         for key, item in value.items():
             result[_copied(key, memo)] = item if type(item) in UNCHANGING else _copied(item, memo)
         return result
+    if kind is list:
+        items: list[Any] = []
+        memo[id(value)] = items
+        items.extend(_copied(item, memo) for item in value)
+        return items
+    if isinstance(value, Tensor) and not value.is_leaf:  # what a run with gradients has left in a cache
+        memo[id(value)] = value.detach().clone()
+        return memo[id(value)]
     if not isinstance(value, nn.Module) or not _ordinary(kind):  # type: ignore[arg-type] # classes are hashable
         return copy.deepcopy(value, memo)
     state = value.__getstate__() if hasattr(value, "__getstate__") else value.__dict__
