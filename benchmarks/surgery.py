@@ -1,8 +1,10 @@
 """Time and peak memory of pruning half of the channels: Secateur, without and with its proof, beside Torch-Pruning.
 
     python benchmarks/surgery.py --models resnet18 resnet50 --repeats 3
+    python benchmarks/surgery.py --models resnet50 --rounds 50 --repeats 1     the same cut in fifty steps
 
-Each measurement is a fresh process with the same number of threads, the same random weights and the same example.
+With rounds, every one of them plans anew and makes a smaller model, the last of which is proven. Each measurement is a
+fresh process with the same number of threads, the same random weights and the same example.
 Timed is everything from the built model to the smaller one: tracing, grouping, scoring, planning, cutting, and the
 proof where there is one; not imports, nor building the model. *Cold* is the first call of a process, *warm* the
 second, on a freshly built model. Memory is the growth of the process's peak over its level once the model is built.
@@ -57,18 +59,22 @@ def build(name: str) -> tuple[Any, Any]:
     return model, torch.randn(1, 3, size, size)
 
 
-def secateur_cut(verify: bool) -> Cut:
-    """Half of every group's units, by group magnitude."""
+def secateur_cut(verify: bool, rounds: int) -> Cut:
+    """Half of every group's units, by group magnitude, in as many rounds; the last one is proven."""
     from secateur import groups, plan, slim
 
     def cut(model: Any, example: Any) -> Any:
         found = groups(model, example)
-        return slim(found, plan(found, budget="50% channels", allocation="uniform", round_to=1), verify=verify)
+        for number in range(1, rounds + 1):
+            left = f"{100 - 50 * number / rounds}% channels"
+            made = plan(found, budget=left, allocation="uniform", round_to=1)
+            small = slim(found, made, verify=verify and number == rounds)
+        return small
 
     return cut
 
 
-def torch_pruning_cut() -> Cut:
+def torch_pruning_cut(rounds: int) -> Cut:
     """Half of every layer's channels, by group magnitude; classifier kept and heads declared as its guide asks."""
     import torch_pruning
     from torch import nn
@@ -80,10 +86,12 @@ def torch_pruning_cut() -> Cut:
             example,
             importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
             pruning_ratio=0.5,
+            iterative_steps=rounds,
             ignored_layers=[m for m in layers if getattr(m, "out_features", getattr(m, "out_channels", 0)) == 1000],
             num_heads={m: m.num_heads for m in layers if isinstance(m, nn.MultiheadAttention)},
         )
-        pruner.step()
+        for _ in range(rounds):
+            pruner.step()
         if hasattr(model, "conv_proj"):  # the vision transformer reads its width from an attribute
             model.hidden_dim = model.conv_proj.out_channels
         return model
@@ -91,12 +99,12 @@ def torch_pruning_cut() -> Cut:
     return cut
 
 
-def measure(name: str, tool: str, threads: int) -> Sample:
+def measure(name: str, tool: str, threads: int, rounds: int) -> Sample:
     """Seconds and peak memory of one tool on one model, and what is left of the parameters."""
     import torch
 
     torch.set_num_threads(threads)
-    cut = torch_pruning_cut() if tool == THEIRS else secateur_cut(verify=tool == PROVEN)
+    cut = torch_pruning_cut(rounds) if tool == THEIRS else secateur_cut(tool == PROVEN, rounds)
     model, example = build(name)
     before = sum(p.numel() for p in model.parameters())
     level = peak()
@@ -130,9 +138,9 @@ def peak() -> int:
 # All of them
 
 
-def child(name: str, tool: str, threads: int) -> Sample:
+def child(name: str, tool: str, threads: int, rounds: int) -> Sample:
     """The measurement of a fresh process; raises `RuntimeError` with its last words where it fails."""
-    command = [sys.executable, __file__, "--threads", str(threads), "--one", name, tool]
+    command = [sys.executable, __file__, "--threads", str(threads), "--rounds", str(rounds), "--one", name, tool]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
@@ -141,13 +149,13 @@ def child(name: str, tool: str, threads: int) -> Sample:
     return sample
 
 
-def compare(name: str, repeats: int, threads: int) -> dict[str, Any]:
+def compare(name: str, repeats: int, threads: int, rounds: int) -> dict[str, Any]:
     """Medians of every tool on one model with all samples, or the error of the tool that cannot do it."""
     samples: dict[str, list[Sample]] = {tool: [] for tool in TOOLS}
     for _ in range(repeats):
         for tool in TOOLS:
             try:
-                samples[tool].append(child(name, tool, threads))
+                samples[tool].append(child(name, tool, threads, rounds))
             except RuntimeError as error:
                 return {"model": name, "failed": tool, "error": str(error)}
     medians = {
@@ -221,7 +229,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", default=list(MODELS), help="names of torchvision models")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=OUT, help="the JSON file that is written")
+    parser.add_argument("--rounds", type=int, default=1, help="steps in which the cut is made")
+    parser.add_argument("--out", type=Path, help="the JSON file that is written")
     parser.add_argument("--one", nargs=2, metavar=("MODEL", "TOOL"), help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -231,18 +240,21 @@ def main() -> None:
     if asked.one:
         with contextlib.redirect_stdout(sys.stderr):
             name, tool = asked.one
-            sample = measure(name, tool, asked.threads)
+            sample = measure(name, tool, asked.threads, asked.rounds)
         print(json.dumps(sample))
         return
     facts = circumstances(asked.threads, asked.repeats)
     print(HEAD)
     rows = []
     for name in asked.models:
-        rows.append(compare(name, asked.repeats, asked.threads))
+        rows.append(compare(name, asked.repeats, asked.threads, asked.rounds))
         print(line(rows[-1]), flush=True)
     print(summary(rows))
-    with atomic_write(asked.out) as partial:
-        partial.write_text(json.dumps({**facts, "means": means(rows), "models": rows}, indent=1) + "\n")
+    out = asked.out or (OUT if asked.rounds == 1 else OUT.with_name("rounds.json"))
+    with atomic_write(out) as partial:
+        partial.write_text(
+            json.dumps({**facts, "rounds": asked.rounds, "means": means(rows), "models": rows}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

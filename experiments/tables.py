@@ -180,7 +180,21 @@ def surgery() -> str:
         f"\n\nFrom tracing to the cut model in a fresh process, {result['threads']} CPU threads, medians of "
         f"{result['repeats']} taken in turn; ratios below 1 are in favour of Secateur. Torch-Pruning "
         f"{versions['torch-pruning']}, torch {versions['torch'].partition('+')[0]}; `python benchmarks/surgery.py`."
+        f"{_in_rounds()}"
     )
+
+
+def _in_rounds() -> str:
+    """The same cut made in many rounds, in a sentence."""
+    path = RESULTS / "benchmarks" / "rounds.json"
+    if not path.exists():
+        return ""
+    result = json.loads(path.read_text())
+    told = []
+    for row in result["models"]:
+        proven, theirs = (f"{row['median'][tool]['cold']:.1f} s" for tool in ("secateur, proven", "torch-pruning"))
+        told.append(f"{row['model']} {proven} (Torch-Pruning {theirs})")
+    return f" In {result['rounds']} rounds without tracing anew, the last one proven: {', '.join(told)}."
 
 
 def training(results: Path = RESULTS) -> str:
