@@ -53,11 +53,11 @@ def test_optimizers_are_built_with_their_own_parameters():
 
 def test_every_optimizer_of_a_recipe_takes_a_step():
     for name in OPTIMIZERS:
-        weight = torch.nn.Parameter(torch.ones(2))
+        weight = torch.nn.Parameter(torch.ones(64))
         optimizer = Recipe.of(changed(LEAST, "training.optimizer", name)).training.settings().optimizer([weight])
         weight.sum().backward()
         optimizer.step()
-        assert (weight < 1).all()
+        assert (weight < 1).float().mean() > 0.3  # some take half of the gradients at most
 
 
 def test_given_weights_have_seen_all_of_train():
@@ -89,7 +89,7 @@ def test_given_weights_have_seen_all_of_train():
         (
             "training.optimizer",
             "sdg",
-            "must be one of sgd, adam, adamw, rmsprop, stochgradadam, stochgradadamw. Got 'sdg' instead. Did you",
+            "sampledsgd, sampledadamw. Got 'sdg' instead. Did you mean 'sgd'?",
         ),
         ("training.options", {"dampning": 0.1}, "sgd has no option 'dampning'. Did you mean 'dampening'?"),
         ("training.options", {"lr": 0.1}, "sgd has no option 'lr'."),
