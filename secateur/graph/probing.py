@@ -87,11 +87,16 @@ class Prober:
         for self.round, _ in enumerate(SHARES):  # a second draw, since the first may meet an equality by chance
             if self.round < 2 or len(shown | set(self.stopped)) < len(self.minimum):
                 shown |= self._round()
-        if self.repairs or self.solution.equal or max(self.minimum.values(), default=1) > 1:
+        if self.repairs or self.solution.equal or (max(self.minimum.values(), default=1) > 1 and self._composes()):
             for self.round in range(len(SHARES), len(SHARES) + OPPOSED):
                 self._round()
         self.solution.repairs = list(self.repairs.values())
         return self.stopped
+
+    def _composes(self) -> bool:
+        """Whether code states a size that is a product; the groups of a convolution are known without trying."""
+        stated = (dims for call in self.calls for name, dims in call.resize.items() if name not in ("groups", "group"))
+        return any(len(norm(d)) > 1 for dims in stated for d in _several(dims))
 
     def _round(self) -> set[str]:
         """One draw of widths, mended until it runs; returns the groups that it cut."""
