@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import SGD, AdamW
 
 import secateur
+from secateur import sparse
 from secateur.errors import InputError
 from secateur.methods import Aim, Constant, DualAscent, Gumbel, LogSchedule, Projection, Ramp, Standing
 from secateur.methods.gates import Gates, HardSample
@@ -267,6 +268,18 @@ def test_bad_input_is_told_before_the_first_step():
     tied.other.weight = tied.fc2.weight
     with pytest.raises(InputError, match=r"'fc2.weight' is also 'other.weight'"):
         trained(Gumbel(groups=secateur.elements(tied), budget="100 weights"))
+
+
+def test_what_remains_is_cleaned_and_computes_the_same():
+    method = Gumbel(groups=three(), budget="70 weights", lr=0.2)
+    net = trained(method).model.eval()
+    network = sparse.read(net, torch.zeros(1, 1, 5, 5))
+    small = sparse.compact(network, allow_lost=True)
+    biases = 12 + 8 + 3
+    assert network.counts["edges"] == method.plan.reached.weights - biases
+    assert small.counts["edges"] <= network.counts["edges"]
+    x = torch.randn(5, 1, 5, 5)
+    torch.testing.assert_close(small(x), net(x), rtol=1e-5, atol=1e-6)
 
 
 def test_gates_in_half_precision_and_a_copy_of_a_gated_model():
