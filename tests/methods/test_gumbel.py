@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from functools import partial
 
@@ -282,7 +283,18 @@ def test_what_remains_is_cleaned_and_computes_the_same():
     torch.testing.assert_close(small(x), net(x), rtol=1e-5, atol=1e-6)
 
 
-def test_gates_in_half_precision_and_a_copy_of_a_gated_model():
+def test_a_copy_of_a_gated_model_has_gates_of_its_own():
+    method = Gumbel(groups=three(), budget="50% weights", keep=0.5)
+    model = started(method).model
+    copied, x = copy.deepcopy(model), torch.randn(4, 25)
+    torch.testing.assert_close(copied(x), model(x))
+    before = copied(x)
+    method.gates.draw(torch.Generator().manual_seed(5))
+    assert not torch.equal(model(x), before)
+    assert torch.equal(copied(x), before)
+
+
+def test_gates_train_in_half_precision():
     method = Gumbel(groups=secateur.elements(Residual()), budget="40% weights", lr=0.2)
     trained(method, precision="bf16")
     assert method.plan.reached.weights <= 0.4 * method.plan.dense.weights
