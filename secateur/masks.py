@@ -131,8 +131,7 @@ class Masks:
                     mask = member.expand(self.kept[group.name])
                     joined[member.name] = joined[member.name] & mask if member.name in joined else mask
         self._masks = joined
-        parameters = {name for name, _ in self.groups.model.named_parameters()}
-        self._factors = {name: mask for name, mask in joined.items() if name in parameters}
+        self._factors = {n: mask for n, mask in joined.items() if isinstance(self.groups.tensor(n), nn.Parameter)}
 
     def _trained(self) -> list[tuple[Tensor, Tensor]]:
         """Every parameter that loses something with its mask as numbers, on the parameter's device."""

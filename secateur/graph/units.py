@@ -12,10 +12,11 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 if TYPE_CHECKING:
     from secateur.graph.cost import Cost, CostModel
@@ -226,9 +227,15 @@ class Groups(Sequence[Group]):
         )
 
     def tensor(self, name: str) -> Tensor:
-        """The model's own parameter or buffer (or plain tensor attribute) behind a member's name."""
+        """The model's own parameter or buffer (or plain tensor attribute) behind a member's name.
+
+        Of a parametrised one it is the parameter that is trained, not what is computed from it.
+        """
         path, _, attribute = name.rpartition(".")
-        value = getattr(self.model.get_submodule(path), attribute)
+        module = self.model.get_submodule(path)
+        if is_parametrized(module, attribute):
+            module, attribute = cast(nn.ModuleDict, module.parametrizations)[attribute], "original"
+        value = getattr(module, attribute)
         assert isinstance(value, Tensor)
         return value
 

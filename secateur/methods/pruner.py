@@ -93,6 +93,10 @@ class Pruner(ABC):
         """How units leave where the user says nothing; `first` and `last` are known."""
         return Immediate()
 
+    def last_budget(self, state: State) -> Budget:  # noqa: ARG002 - most hosts spend all of theirs
+        """What the last round leaves; its scores are known."""
+        return self.target.budget
+
     def times(self) -> list[int]:
         """The steps after which units are chosen, one a round."""
         between = self.solve_at - self.first
@@ -239,7 +243,7 @@ class Pruner(ABC):
         """Solve the budget once more, for good."""
         self.policy.start(self.groups, {}, certain=True)
         self._scores = {name: values.detach().cpu() for name, values in self.scores(state).items()}
-        self._aim(state, self._solved(self.target.budget), certain=True)
+        self._aim(state, self._solved(self.last_budget(state)), certain=True)
 
     def _solved(self, wish: Budget) -> Plan:
         """The plan for a budget, in which released units rest unless more were released than the budget can keep."""

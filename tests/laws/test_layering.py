@@ -20,7 +20,7 @@ RIVER = (
     ("masks",),
     ("surgery",),
     ("testing", "training", "zoo", "data"),
-    ("optim", "adapters", "measures", "methods"),
+    ("optim", "adapters", "measures", "methods", "sparse"),
     ("report",),
     ("recipe",),
     ("building", "folder", "inspection", "console"),

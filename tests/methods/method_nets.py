@@ -11,7 +11,7 @@ from torch.optim import SGD
 
 import secateur
 from secateur.graph.units import Groups
-from secateur.methods import CRIC, DHSPG, HESSO, GateDecorator, GroupSparse, Iterative, Pruner
+from secateur.methods import CRIC, DHSPG, HESSO, GateDecorator, GroupSparse, Gumbel, Iterative, Pruner
 from secateur.training import fit
 from secateur.training.history import History
 
@@ -23,6 +23,7 @@ METHODS: dict[str, partial[Pruner]] = {
     "hesso": partial(HESSO, rounds=3, start=0.1, stop=0.7),
     "cric": partial(CRIC, sampling=3, cycles=2, start=0.1, stop=0.8),
     "gate_decorator": partial(GateDecorator, rounds=3, ticks=2, tock=1, stop=0.8),
+    "gumbel": partial(Gumbel, lr=0.2, start=0.1, stop=0.8),
 }
 PLAIN: dict[str, Any] = {
     "progress": False,

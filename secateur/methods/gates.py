@@ -1,0 +1,174 @@
+"""Gates that open and close while their network trains: hard samples with the gradient of soft ones.
+
+E. Jang, S. Gu & B. Poole, Categorical Reparameterization with Gumbel-Softmax (arXiv 1611.01144), for two categories.
+The difference of two Gumbel variables is logistic, so one number a gate is enough. With logit d, temperature tau and
+L = log u - log(1 - u), u uniform in (0, 1),
+
+    forward     z = 1 if d + L > 0 else 0           P(z = 1) = sigmoid(d), whatever tau
+    backward    dz/dd := s (1 - s) / tau,           s = sigmoid((d + L) / tau)
+
+In the form with two logits d = theta_0 - theta_1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from secateur.errors import InputError
+from secateur.graph.units import Group, Groups, Member
+
+Mode = Literal["whole", "sampled", "fixed"]
+
+
+class HardSample(torch.autograd.Function):
+    """Gates of 0 and 1 from logits and logistic noise, with the soft sample's gradient; shapes are those of `logits`.
+
+    >>> HardSample.apply(logits, noise, 3.0)
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, noise: Tensor, temperature: float) -> Tensor:
+        """1 where a gate is open, else 0."""
+        lifted = logits + noise
+        ctx.save_for_backward(lifted)
+        ctx.temperature = temperature
+        return (lifted > 0).to(logits.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """The gradient of the soft sample, with the same noise."""
+        (lifted,) = ctx.saved_tensors
+        soft = torch.sigmoid(lifted / ctx.temperature)
+        return gradients[0] * soft * (1 - soft) / ctx.temperature, None, None
+
+
+class Gates:
+    """Gates on the units of those `groups` that are exact, as parametrisations of the model's weights.
+
+    A unit is gated where it is read: in its consumers, or in its producers where nothing in its group reads it, as
+    single weights. So a closed gate leaves no trace in batch statistics and its gradient is that of the activation.
+
+        "whole"      every gate is open
+        "sampled"    in training mode a hard sample, the same until `draw` is called again; else what is most likely
+        "fixed"      what `fix` said
+
+    `keep` is the probability with which gates are open at first; `logits` how many numbers a gate has, 1 or 2. The
+    parameters are not the model's: they are in `logits`, by the names of the groups. Raises `InputError` for weights
+    that are not trained or used under several names.
+    """
+
+    def __init__(self, groups: Groups, *, keep: float = 0.9, logits: int = 1) -> None:
+        self.groups = [group for group in groups if group.proof == "exact"]
+        self.model = groups.model
+        self.mode: Mode = "whole"
+        self.temperature = 1.0
+        self.fixed: dict[str, Tensor] = {}
+        places = _places(self.groups, groups)
+        first = torch.tensor(keep, dtype=torch.float64).logit().float()
+        self.logits: dict[str, nn.Parameter] = {}
+        for group in self.groups:
+            device = groups.tensor(group.members[0].name).device
+            start = (
+                first.expand(group.units)
+                if logits == 1
+                else torch.stack([first / 2, -first / 2]).expand(group.units, 2)
+            )
+            self.logits[group.name] = nn.Parameter(start.clone().to(device))
+        self.noise = {name: torch.zeros(len(p), device=p.device) for name, p in self.logits.items()}
+        for name, readers in places.items():
+            path, _, attribute = name.rpartition(".")
+            module = self.model.get_submodule(path)
+            parametrize.register_parametrization(module, attribute, _Gated(self, readers))
+        self.names = tuple(places)
+
+    def remove(self) -> None:
+        """Take the gates out of the model; the weights behind closed ones are what they were."""
+        for name in self.names:
+            path, _, attribute = name.rpartition(".")
+            parametrize.remove_parametrizations(self.model.get_submodule(path), attribute, leave_parametrized=False)
+
+    def draw(self, generator: torch.Generator) -> None:
+        """Make the next sample: every gate's noise anew, from a generator on the CPU."""
+        for name, noise in self.noise.items():
+            self.noise[name] = torch.rand(len(noise), generator=generator).logit().to(noise.device)
+
+    def fix(self, opened: Mapping[str, Tensor]) -> None:
+        """Let the gates be as they are told from now on: group name -> bool of shape `[units]`."""
+        self.mode = "fixed"
+        self.fixed = {name: opened[name].to(p.device) for name, p in self.logits.items()}
+
+    def difference(self, name: str) -> Tensor:
+        """The d of every gate of a group, shape `[units]`, with its graph."""
+        parameter = self.logits[name]
+        return parameter if parameter.dim() == 1 else parameter[:, 0] - parameter[:, 1]
+
+    def differences(self) -> Iterator[tuple[str, Tensor]]:
+        """The names of the groups, each with the d of its gates, without a graph."""
+        for name in self.logits:
+            yield name, self.difference(name).detach()
+
+    @torch.no_grad()
+    def set(self, name: str, difference: Tensor) -> None:
+        """Give a group's gates another d; of two logits each moves by half."""
+        parameter, before = self.logits[name], self.difference(name)
+        if parameter.dim() == 1:
+            parameter.copy_(difference)
+        else:
+            half = (difference - before) / 2
+            parameter.add_(torch.stack([half, -half], dim=1))
+
+    def sample(self, name: str) -> Tensor:
+        """The present hard sample of a group, shape `[units]`, with its graph."""
+        sampled: Tensor = HardSample.apply(self.difference(name), self.noise[name], self.temperature)
+        return sampled
+
+    def value(self, name: str, *, training: bool) -> Tensor:
+        """What the units of a group are multiplied by, shape `[units]`."""
+        if self.mode == "fixed":
+            return self.fixed[name].to(self.logits[name].dtype)
+        return self.sample(name) if training else (self.difference(name) > 0).to(self.logits[name].dtype)
+
+
+class _Gated(nn.Module):
+    """A weight as the gates of its units let it through."""
+
+    def __init__(self, gates: Gates, readers: list[tuple[str, Member]]) -> None:
+        super().__init__()
+        self._gates, self._readers = gates, readers
+
+    def forward(self, weight: Tensor) -> Tensor:
+        if self._gates.mode == "whole":
+            return weight
+        for name, member in self._readers:
+            weight = weight * member.expand(self._gates.value(name, training=self.training).to(weight.dtype))
+        return weight
+
+
+def _places(gated: list[Group], groups: Groups) -> dict[str, list[tuple[str, Member]]]:
+    """The name of every tensor that gates act on -> the groups whose units it holds, each with its member."""
+    places: dict[str, list[tuple[str, Member]]] = {}
+    for group in gated:
+        for member in group.consumers or group.producers:
+            if not member.buffer:
+                places.setdefault(member.name, []).append((group.name, member))
+    known: dict[int, list[str]] = {}
+    for name, parameter in groups.model.named_parameters(remove_duplicate=False):
+        known.setdefault(id(parameter), []).append(name)
+    for name in places:
+        tensor = groups.tensor(name)
+        others = [other for other in known.get(id(tensor), []) if other != name]
+        if others:
+            raise InputError(
+                f"A gate acts on one use of a weight. '{name}' is also '{others[0]}'; exclude it from the groups."
+            )
+        if not tensor.requires_grad:
+            raise InputError(
+                f"Gates are learned together with their weights. '{name}' is not trained (requires_grad is False); "
+                "exclude it from the groups."
+            )
+    return places

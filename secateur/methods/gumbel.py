@@ -1,0 +1,289 @@
+"""Gumbel gates: weights and topology are learned together, by gradient descent on gates that have a price.
+
+Z. Zhang, R. Tao & J. Zhang, Neural Network Pruning by Gradient Descent (arXiv 2311.12526). With weights w, gates z that
+are sampled hard (`secateur.methods.gates`) and E expected edges,
+
+    loss = L(w z) + price(E, t)                  prices: `secateur.methods.prices`
+    in the end a unit stays if its gate is more likely open than closed, d > 0
+
+and what the budget does not hold of these leaves by the smallest d.
+
+Differences from the paper's notebook (3riccc/neural_pruning): one logit a gate instead of two, which has the same law;
+one sample a step, shared by the network and the price, which may also be taken from the exact expectation; prices that
+rise or follow a schedule; units of any granularity; gates that keep every output and layer alive; the mask that comes
+out is held while the weights are fine-tuned, and its groups are cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Adam
+
+from secateur.criteria import Scores
+from secateur.errors import BudgetError, InputError
+from secateur.graph.units import Blocks
+from secateur.methods.edges import Edges
+from secateur.methods.gates import Gates
+from secateur.methods.prices import LogSchedule, Price, Standing
+from secateur.methods.pruner import Pruner
+from secateur.planning import Budget
+from secateur.schedule import Schedule
+from secateur.training.streams import derive
+
+if TYPE_CHECKING:
+    from secateur.training.state import State
+
+ALIVE = 2.0
+"""The least d of a gate that must not close: it is open with a probability of 0.88."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The gates at the end of an epoch, in gates: those `open` most likely, and how far samples are from that.
+
+    `expected` is the mean number of open ones in a sample; `stray` of them are most likely closed.
+    """
+
+    step: int
+    expected: float
+    open: int
+    stray: float
+
+
+@dataclass(eq=False, kw_only=True)
+class Gumbel(Pruner):
+    """Gates learned with the weights; the other fields are those of `Pruner`.
+
+    start        0: gates are sampled from the first step on; before it the network is dense
+    stop         0.75: gates are decided and the budget is met; the rest fine-tunes what is open
+    price        what an edge costs; `LogSchedule()`, which follows the budget whatever the network's scale
+    penalty_on   "expected" edges, exact and without noise, or those of the step's own "sample", as in the paper
+    logits       1 or 2 numbers a gate
+    keep         probability of an open gate at first, 0.9
+    temperature  3, the paper's; a number, or a schedule over the time in which gates are sampled
+    lr           learning rate of the gates, 0.05. They have an Adam of their own, whatever moves the weights
+    outputs      names of groups of single weights or blocks of which every row keeps one gate open, so that no output
+                 dies; left out: the last group. Every group keeps at least one
+
+    Under a price that does not follow the budget, open gates alone remain: less than it, never more. `readings` tells
+    how the gates stood, an epoch a row. A removal policy fades what the budget takes of open gates; closed ones need
+    none.
+
+    >>> groups = secateur.elements(model)
+    >>> fit(model, data, epochs=60, methods=[Gumbel(groups=groups, budget="809 weights")], optimizer=...)
+    """
+
+    start: float = 0.0
+    stop: float = 0.75
+    price: Price = field(default_factory=LogSchedule)
+    penalty_on: Literal["expected", "sample"] = "expected"
+    logits: int = 1
+    keep: float = 0.9
+    temperature: float | Schedule = 3.0
+    lr: float = 0.05
+    outputs: Iterable[str] | None = None
+
+    def __post_init__(self) -> None:
+        self._require("rounds", "1: gates are decided once", self.rounds == 1)
+        self._require("price", "a Price, such as Ramp(3e-4)", isinstance(self.price, Price))
+        self._require("penalty_on", '"expected" or "sample"', self.penalty_on in ("expected", "sample"))
+        self._require("logits", "1 or 2", self.logits in (1, 2))
+        self._require("keep", "a probability in (0, 1)", 0 < self.keep < 1)
+        fits = callable(self.temperature) or self.temperature > 0
+        self._require("temperature", "a float above 0 or a schedule", fits)
+        self._require("lr", "a float above 0", self.lr > 0)
+        super().__post_init__()
+        self.readings: list[Reading] = []
+
+    def times(self) -> list[int]:
+        """No rounds: gates are decided where the budget is solved for good."""
+        return []
+
+    def prepare(self, state: State) -> list[dict[str, Any]]:
+        """Put gates on the weights; the first sample is ready before the first step that wants one."""
+        self._guarded = self._guards()
+        self.gates = Gates(self.groups, keep=self.keep, logits=self.logits)
+        self.edges = Edges(self.groups, self.target, list(self.gates.logits))
+        parameters = list(self.gates.logits.values())
+        self._adam = Adam(parameters, lr=self.lr, eps=1e-12)
+        self._seed, self._drawn = state.seed, -1
+        self._begin = self.first if self.start > 0 else 0
+        return [{"params": parameters, "lr": self.lr, "weight_decay": 0.0}]
+
+    def setup(self, state: State) -> Iterable[dict[str, Any]] | None:
+        """See that the pruning fits, and put the gates on."""
+        added = super().setup(state)
+        if self._begin == 0:
+            self._ready(0)
+        return added
+
+    def penalty(self, state: State) -> Tensor | None:
+        """The price of the edges, while gates are sampled."""
+        if self.gates.mode != "sampled":
+            return None
+        return self.price.penalty(self._standing(state.step, sampled=self.penalty_on == "sample"))
+
+    def look(self, state: State) -> None:
+        """Move the gates; the optimizer of the weights finds no gradient for them."""
+        parameters = list(self.gates.logits.values())
+        found = [p.grad for p in parameters if p.grad is not None]
+        if self.gates.mode == "sampled" and found and all(bool(g.isfinite().all()) for g in found):
+            self._adam.step()
+            with torch.no_grad():
+                self._after_gates(state.step)
+        for parameter in parameters:
+            parameter.grad = None
+
+    def moved(self, state: State) -> None:
+        """Draw the next step's sample."""
+        if self._begin <= state.step < self.solve_at:
+            self._ready(state.step)
+
+    def scores(self, state: State) -> Mapping[str, Tensor]:  # noqa: ARG002 - the gates are here
+        """The d of every gate; groups without gates stay, and so does the last open gate of an output."""
+        values = {g.name: torch.full((g.units,), torch.inf) for g in self.groups}
+        for name, difference in self.gates.differences():
+            values[name] = difference.cpu().clone()
+            if name in self._guarded:
+                values[name][self._best(name, difference).cpu()] = torch.inf
+        return Scores(values, "gumbel gates")
+
+    def last_budget(self, state: State) -> Budget:  # noqa: ARG002 - the gates are here
+        """The budget; under a price that does not follow it what open gates spend, or the fewest units of a plan."""
+        opened = {name: int((d > 0).sum()) for name, d in self.gates.differences()}
+        spent, asked = self.target.spent(self.groups.balance(opened)), self.target.asked
+        while not self.price.follows and spent < asked:
+            wish = Budget(spent, "absolute", self.target.budget.unit)
+            try:
+                self._solve(self._scores, wish)
+            except BudgetError:
+                spent *= 1.05
+            else:
+                return wish
+        return self.target.budget
+
+    def epoch_end(self, state: State) -> None:
+        """Take a reading."""
+        if self.gates.mode == "sampled":
+            self._read(state.step)
+
+    def after_step(self, state: State) -> None:
+        """Draw the next sample; when it is time, read the gates once more and decide."""
+        super().after_step(state)
+        if state.step == self.solve_at:
+            self._read(state.step)
+            live = self.live()
+            self.gates.fix({name: (d > 0).cpu() | live[name] for name, d in self.gates.differences()})
+
+    def finish(self, state: State) -> None:
+        """Take the gates out, then go on with the slim model, or with zeros where single weights were closed."""
+        own = {id(p) for p in self.gates.logits.values()}
+        groups = state.optimizer.param_groups
+        groups[:] = [group for group in groups if not any(id(p) in own for p in group["params"])]
+        self.gates.remove()
+        if state.average is not None:
+            names = {name: _parametrised(name) for name in self.gates.names}
+            state.average.follow(state.model, names)
+        super().finish(state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the pruning stands, with the gates, their Adam and their price."""
+        return {
+            **super().state_dict(),
+            "logits": {name: p.detach().clone() for name, p in self.gates.logits.items()},
+            "adam": self._adam.state_dict()["state"],
+            "mode": self.gates.mode,
+            "fixed": dict(self.gates.fixed),
+            "price": self.price.state_dict(),
+            "readings": [asdict(reading) for reading in self.readings],
+            "drawn": self._drawn,
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        super().load_state_dict(saved)
+        for name, parameter in self.gates.logits.items():
+            parameter.copy_(saved["logits"][name])
+        self._adam.load_state_dict({**self._adam.state_dict(), "state": saved["adam"]})
+        self.price.load_state_dict(saved["price"])
+        self.readings = [Reading(**reading) for reading in saved["readings"]]
+        if saved["drawn"] >= 0:
+            self._ready(saved["drawn"])
+        self.gates.mode = saved["mode"]
+        self.gates.fixed = {name: kept.to(self.gates.logits[name].device) for name, kept in saved["fixed"].items()}
+
+    def _ready(self, step: int) -> None:
+        """Let the gates be sampled in the step that follows `step`: a function of the seed and the step alone."""
+        generator = torch.Generator().manual_seed(derive(self._seed, "gumbel", step))
+        self.gates.draw(generator)
+        progress, schedule = self._progress(step), self.temperature
+        self.gates.temperature = float(schedule(progress) if callable(schedule) else schedule)
+        self.gates.mode, self._drawn = "sampled", step
+
+    def _read(self, step: int) -> None:
+        d = torch.cat([difference for _, difference in self.gates.differences()])
+        likely, opened = d.sigmoid(), d > 0
+        self.readings.append(Reading(step, float(likely.sum()), int(opened.sum()), float(likely[~opened].sum())))
+
+    def _progress(self, step: int) -> float:
+        return min(1.0, max(0.0, (step - self._begin) / (self.solve_at - self._begin)))
+
+    def _standing(self, step: int, *, sampled: bool = False) -> Standing:
+        gates = self.gates
+        units = {n: (gates.sample(n) if sampled else gates.difference(n).sigmoid()).sum() for n in gates.logits}
+        return Standing(self.edges.expected(units), self.edges.asked, self.edges.dense, self._progress(step))
+
+    def _after_gates(self, step: int) -> None:
+        """Hold what the price limits, keep outputs and layers alive, and let the price see the step."""
+        standing = self._standing(step)
+        limit = self.price.limit(standing)
+        if limit is not None and float(standing.edges) > limit:
+            self._project(limit)
+        for name, difference in self.gates.differences():
+            best = self._best(name, difference)
+            lifted = difference.clone()
+            lifted[best] = lifted[best].clamp_min(ALIVE)
+            if not torch.equal(lifted, difference):
+                self.gates.set(name, lifted)
+        self.price.moved(self._standing(step))
+
+    def _project(self, limit: float) -> None:
+        """Move all probabilities down by one number, the least with which no more edges than `limit` are expected."""
+        likely = {name: difference.sigmoid() for name, difference in self.gates.differences()}
+        low, high = 0.0, 1.0
+        for _ in range(30):
+            middle = (low + high) / 2
+            edges = self.edges.expected({name: (p - middle).clamp_min(0).sum() for name, p in likely.items()})
+            low, high = (middle, high) if float(edges) > limit else (low, middle)
+        for name, p in likely.items():
+            self.gates.set(name, (p - high).clamp_min(0).logit(eps=1e-6))
+
+    def _best(self, name: str, difference: Tensor) -> Tensor:
+        """The gates of a group that must not close: the most open of every output, or else of all."""
+        rows = self._guarded.get(name, 1)
+        across = len(difference) // rows
+        return difference.view(rows, across).argmax(1) + across * torch.arange(rows, device=difference.device)
+
+    def _guards(self) -> dict[str, int]:
+        """The names of the groups whose rows are outputs, with the number of rows."""
+        names = [group.name for group in self.groups]
+        rows = {g.name: m.grid[0] for g in self.groups for m in g.members if isinstance(m, Blocks)}
+        chosen = names[-1:] if self.outputs is None else list(self.outputs)
+        for name in chosen:
+            if name not in names:
+                raise InputError(
+                    f"The 'outputs' of Gumbel must name groups. There is no group {name!r}; the last are {names[-3:]}."
+                )
+        return {name: rows[name] for name in chosen if name in rows}
+
+
+def _parametrised(name: str) -> str:
+    """The name of a tensor while gates are on it."""
+    path, _, attribute = name.rpartition(".")
+    return f"{path}.parametrizations.{attribute}.original".lstrip(".")

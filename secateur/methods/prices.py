@@ -1,0 +1,191 @@
+"""What an open gate costs: the knob by which learned sparsity is steered.
+
+A price turns the expected number of edges into a penalty. An *edge* is one of what the method's budget counts: a
+weight, for single weights; a multiply-accumulate, parameter or channel, for groups. Biases and whatever else no gate
+can remove are not counted, neither in what stands nor in what is asked for.
+
+    Constant      price * edges                                            Zhang, Tao & Zhang, arXiv 2311.12526
+    Ramp          price * min(1, t / until) * edges
+    Aim           price * |edges - asked|                                  the same paper's loss, for a density above 0
+    LogSchedule   strength * relu(log edges - log scheduled(t))            the schedule is a line in logarithms
+    DualAscent    lambda * edges,  lambda += rate * (edges - asked) / dense, never below 0
+    Projection    none: after every step the probabilities are moved down alike until no more edges than scheduled(t)
+                  are expected (X. Zhou et al., Effective Sparsification of Neural Networks with Global Sparsity
+                  Constraint, arXiv 2105.01571)
+
+t is progress in [0, 1] from the first sample to the step at which gates are decided; scheduled(t) falls from all edges
+to those asked for, in equal factors, and is there at `until`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from secateur.errors import InputError
+from secateur.schedule import exponential
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a training stands: `edges` is a scalar with a graph; `asked`, `dense` edges; `progress` in [0, 1]."""
+
+    edges: Tensor
+    asked: float
+    dense: float
+    progress: float
+
+
+@dataclass
+class Price:
+    """A price of nothing, which the others refine.
+
+    Where it `follows` the budget, what remains spends the budget; else open gates alone remain, at most the budget.
+    """
+
+    follows: ClassVar[bool] = True
+
+    def penalty(self, standing: Standing) -> Tensor | None:  # noqa: ARG002 - a projection asks for none
+        """The scalar that joins the loss, if any."""
+        return None
+
+    def limit(self, standing: Standing) -> float | None:  # noqa: ARG002 - most prices only ask
+        """The most edges that may be expected after the step, where the price does not only ask."""
+        return None
+
+    def moved(self, standing: Standing) -> None:
+        """What the price makes of a step."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs."""
+        return {}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`."""
+
+
+@dataclass
+class Constant(Price):
+    """`price` nats an edge."""
+
+    follows: ClassVar[bool] = False
+    price: float
+
+    def __post_init__(self) -> None:
+        _positive(self, "price")
+
+    def penalty(self, standing: Standing) -> Tensor:
+        """`price * edges`."""
+        return self.price * standing.edges
+
+
+@dataclass
+class Ramp(Price):
+    """A price that rises in a line from 0 to `price` nats an edge, which it has at `until`."""
+
+    follows: ClassVar[bool] = False
+    price: float
+    until: float = 0.8
+
+    def __post_init__(self) -> None:
+        _positive(self, "price")
+        _share(self, "until")
+
+    def penalty(self, standing: Standing) -> Tensor:
+        """The price of now, times the edges."""
+        return self.price * min(1.0, standing.progress / self.until) * standing.edges
+
+
+@dataclass
+class Aim(Price):
+    """`price` nats for every edge above, or below, those that the budget asks for."""
+
+    price: float
+
+    def __post_init__(self) -> None:
+        _positive(self, "price")
+
+    def penalty(self, standing: Standing) -> Tensor:
+        """`price * |edges - asked|`."""
+        return self.price * (standing.edges - standing.asked).abs()
+
+
+@dataclass
+class LogSchedule(Price):
+    """`strength` nats for every e-fold of edges above a schedule that ends at the budget; it needs no other scale."""
+
+    strength: float = 1.0
+    until: float = 0.8
+
+    def __post_init__(self) -> None:
+        _positive(self, "strength")
+        _share(self, "until")
+
+    def penalty(self, standing: Standing) -> Tensor:
+        """`strength * relu(log edges - log scheduled)`; nothing where no edge is expected any more."""
+        edges = standing.edges.clamp_min(torch.finfo(standing.edges.dtype).tiny)
+        return self.strength * (edges / _scheduled(standing, self.until)).log().relu()
+
+
+@dataclass
+class DualAscent(Price):
+    """A price that rises while there are more edges than asked for and falls while there are fewer."""
+
+    rate: float
+
+    def __post_init__(self) -> None:
+        _positive(self, "rate")
+        self.price = 0.0
+
+    def penalty(self, standing: Standing) -> Tensor:
+        """The price of now, times the edges."""
+        return self.price * standing.edges
+
+    def moved(self, standing: Standing) -> None:
+        """Let the price follow what is expected after the step."""
+        surplus = (float(standing.edges.detach()) - standing.asked) / standing.dense
+        self.price = max(0.0, self.price + self.rate * surplus)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The price of now."""
+        return {"price": self.price}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        self.price = float(saved["price"])
+
+
+@dataclass
+class Projection(Price):
+    """No price: expected edges are held at a schedule that ends at the budget."""
+
+    until: float = 0.8
+
+    def __post_init__(self) -> None:
+        _share(self, "until")
+
+    def limit(self, standing: Standing) -> float:
+        """The edges of the schedule."""
+        return _scheduled(standing, self.until)
+
+
+def _scheduled(standing: Standing, until: float) -> float:
+    return exponential(min(1.0, standing.progress / until), start=standing.dense, end=standing.asked)
+
+
+def _positive(price: Price, name: str) -> None:
+    value = getattr(price, name)
+    if isinstance(value, bool) or not value > 0:
+        kind = type(price).__name__
+        raise InputError(f"The '{name}' parameter of {kind} must be a float above 0. Got {value!r} instead.")
+
+
+def _share(price: Price, name: str) -> None:
+    value = getattr(price, name)
+    if isinstance(value, bool) or not 0 < value <= 1:
+        kind = type(price).__name__
+        raise InputError(f"The '{name}' parameter of {kind} must be a share in (0, 1]. Got {value!r} instead.")
