@@ -78,7 +78,7 @@ class Pruner(ABC):
 
     @classmethod
     def check_fields(cls, fields: Mapping[str, Any]) -> None:
-        """Raise `InputError` for fields that are out of range beside the defaults of the others; no groups are needed."""
+        """Raise `InputError` for fields out of range, beside the defaults of the others; no groups are needed."""
         blank = cls.__new__(cls)
         vars(blank).update(fields)
         blank.check()
