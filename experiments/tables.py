@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from secateur.errors import SecateurError
-from secateur.recipe import shipping
+from secateur.recipe import METHODS, shipping
+from secateur.recipe.pruning import method_options
 from secateur.recipe.shown import rows
 from secateur.report.record import PrunabilityRow, RunRecord, StageName, StageRow
 from secateur.report.seeds import Spread, spread
@@ -275,9 +276,25 @@ def shipped() -> str:
     )
 
 
+def methods() -> str:
+    """One row a pruning method of a recipe, with its own words and what it can be told."""
+    lines = []
+    for name, kind in METHODS.items():
+        words = (sys.modules[kind.__module__].__doc__ or "").partition("\n")[0]
+        told = ", ".join(f"{option} {_plain(value)}" for option, value in method_options(name).items())
+        lines.append([f"`{name}`", words.partition(": ")[2], told])
+    return table(["name", "what it does", "options and their defaults"], lines, numbers=False)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_plain, value))}]"
+    return f"{value:.3g}"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "runs": runs, "dense": dense, "surgery": surgery, "training": training, "step": step, "recipe keys": keys,
-    "recipes": shipped, "gradient sampling": gradient_sampling, "coverage": coverage,
+    "recipes": shipped, "methods": methods, "gradient sampling": gradient_sampling, "coverage": coverage,
     **{f"coverage of {name}": partial(coverage, name) for name in ("torchvision", "timm", "transformers")},
 }  # fmt: skip
 

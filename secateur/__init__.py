@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from secateur.version import __version__
 
 if TYPE_CHECKING:
+    from secateur import methods, removal
     from secateur.criteria import magnitude, norm_scale, random, taylor
     from secateur.errors import SecateurError
     from secateur.graph.discovery import groups
@@ -31,12 +32,15 @@ _HOMES = {
     "secateur.surgery": ("load", "prune", "record", "save", "slim", "slim_program"),
     "secateur.training": ("fit", "reestimate_batch_norm"),
 }
+_MODULES = ("methods", "removal")
+"""Whole families that are reached by their module's name: `secateur.methods.HESSO`."""
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Budget", "Group", "Groups", "Masks", "Plan", "SecateurError", "StochGradAdam", "StochGradAdamW", "__version__",
-    "blocks", "elements", "fit", "groups", "load", "magnitude", "masked", "norm_scale", "plan", "prune", "random",
-    "record", "reestimate_batch_norm", "sample_gradients", "save", "slim", "slim_program", "taylor",
+    "blocks", "elements", "fit", "groups", "load", "magnitude", "masked", "methods", "norm_scale", "plan", "prune",
+    "random", "record", "reestimate_batch_norm", "removal", "sample_gradients", "save", "slim", "slim_program",
+    "taylor",
 ]  # fmt: skip
 
 
@@ -44,6 +48,8 @@ def __getattr__(name: str) -> Any:
     """Public names are imported when first used, so that `secateur --help` does not wait for torch."""
     if name in _HOME_OF:
         return getattr(import_module(_HOME_OF[name]), name)
+    if name in _MODULES:
+        return import_module(f"secateur.{name}")
     raise AttributeError(f"module 'secateur' has no attribute {name!r}")
 
 

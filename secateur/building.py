@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from secateur.data import Data
 from secateur.errors import InputError
 from secateur.graph import discovery, elements
 from secateur.graph.units import Groups
+from secateur.methods import Pruner
 from secateur.planning import Budget, Plan, plan
 from secateur.planning.fitting import Target
-from secateur.recipe import CRITERIA, PruningPart, Recipe
+from secateur.recipe import CRITERIA, METHODS, MethodPart, PruningPart, Recipe
 from secateur.surgery.slim import slim
 
 
@@ -126,19 +128,28 @@ def round_budget(part: PruningPart, number: int, whole: float, groups: Groups) -
     return Budget(left, "absolute", wish.unit)
 
 
+def planning(part: PruningPart) -> dict[str, Any]:
+    """How a recipe spends a budget, as keywords of `plan`."""
+    return {name: getattr(part, name) for name in ("allocation", "round_to", "minimum", "keep")}
+
+
+def method_of(part: PruningPart, method: MethodPart, seed: int, groups: Groups) -> Pruner:
+    """The method under which a recipe prunes `groups` while their model trains."""
+    more: dict[str, Any] = dict(method.options)
+    if method.takes_criterion:
+        criterion = CRITERIA[part.criterion]
+        drawn = {"seed": seed} if "seed" in inspect.signature(criterion).parameters else {}
+        more["criterion"] = "taylor" if part.criterion == "taylor" else partial(criterion, **drawn, **part.options)
+    removal = method.removal.policy() if method.removal is not None else None
+    return METHODS[method.name](groups=groups, budget=part.budget, removal=removal, planning=planning(part), **more)
+
+
 def cut(part: PruningPart, groups: Groups, scores: Scores, budget: Budget) -> tuple[Plan, nn.Module]:
     """The plan and the slim model. If a group cannot be proven the rest is planned anew, so that the budget holds."""
     while True:
         frozen = len(groups.frozen)
-        chosen = plan(
-            groups,
-            Scores({g.name: scores[g.name] for g in groups}, scores.criterion),
-            budget,
-            allocation=part.allocation,
-            round_to=part.round_to,
-            minimum=part.minimum,
-            keep=part.keep,
-        )
+        own = Scores({g.name: scores[g.name] for g in groups}, scores.criterion)
+        chosen = plan(groups, own, budget, **planning(part))
         made = slim(groups, chosen, verify=part.verify)
         if len(groups.frozen) == frozen:
             return chosen, made

@@ -10,6 +10,7 @@ import secateur
 from secateur import zoo
 from secateur.errors import CheckpointError, InputError
 from secateur.folder import STAGES
+from secateur.recipe import Recipe, changed
 from secateur.report import RunRecord
 from secateur.run import Silent, evaluate, run
 
@@ -237,3 +238,84 @@ def test_given_weights_are_pruned_without_training(finished, tmp_path):
     assert again.dense.accuracy == record.dense.accuracy
     assert again.stage("cut").accuracy == record.stage("cut").accuracy
     assert again.curves == ()
+
+
+MEASURED = {
+    "pruning": None,
+    "training__epochs": 2,
+    "training__optimizer": "stochgradadam",
+    "training__lr": 0.01,
+    "training__weight_decay": 0,
+    "measures__latency": False,
+    "measures__dynamics": 3,
+    "measures__prunability": {"sparsities": [0.5, 1.0], "scopes": ["global", "layer"], "batches": 1, "line": 3},
+}
+
+
+def measured(out, **more):
+    values = {key: value for key, value in tiny.VALUES.items() if key not in ("fine_tuning", "batch_norm")}
+    for key, value in {**MEASURED, "data__batch_size": 64, **more}.items():
+        values = changed(values, key.replace("__", "."), value)
+    return Recipe.of({**values, "out": str(out)})
+
+
+@pytest.fixture(scope="module")
+def looked_at(tmp_path_factory):
+    out = tmp_path_factory.mktemp("measured") / "out"
+    return out, run(measured(out))
+
+
+def test_prunability_is_measured_on_the_dense_model(looked_at):
+    out, record = looked_at
+    found = record.prunability
+    assert (found.accuracy, found.loss) == (record.dense.accuracy.value, pytest.approx(record.dense.loss))
+    ways = {(p.scope, p.reestimated, p.sparsity) for p in found.curve}
+    assert ways == {(scope, again, s) for scope in ("global", "layer") for again in (False, True) for s in (0.5, 1.0)}
+    assert found.at(1.0).zeros == found.weights.number == sum(layer.number for layer in found.layers)
+    assert abs(found.at(0.5).zeros - found.weights.number / 2) <= 1
+    assert 0 < found.at(0.5).energy < 0.5
+    assert [share for share, _ in found.direction] == [0.0, 0.5, 1.0]
+    assert found.direction[0][1] == pytest.approx(found.loss)
+    assert "How the dense model takes one-shot pruning" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_dynamics_are_those_of_every_so_many_steps(looked_at):
+    out, record = looked_at
+    assert [row.step for row in record.dynamics] == [1, 4, 7]
+    assert 0 < record.dynamics[0].moved < 1, "a part of the gradients is drawn, and there is no momentum yet"
+    assert all(0 < row.seen_size < row.gradient_size for row in record.dynamics)
+    assert "at 3 steps" in (out / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("stop", ["train", "save"])
+def test_measures_of_a_killed_run_are_those_of_one_that_was_not(looked_at, tmp_path, stop):
+    recipe = measured(tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, Telling(stop))
+    again = Telling()
+    record = run(recipe, again)
+    assert (record.prunability, record.dynamics) == (looked_at[1].prunability, looked_at[1].dynamics)
+    assert ("measure prunability" in again.done) == (stop == "train")
+
+
+def test_measures_that_were_not_asked_for_are_not_there(finished):
+    assert finished[1].prunability is None
+    assert finished[1].dynamics == ()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (
+            "measures__prunability",
+            {"sparsities": [1.5]},
+            r"'measures\.prunability\.sparsities' .* must be numbers in \[0, 1\]",
+        ),
+        ("measures__prunability", {"scopes": ["all"]}, r"must be 'global' or 'layer'"),
+        ("measures__prunability", {"sparsity": [0.5]}, r"Did you mean 'measures\.prunability\.sparsities'\?"),
+        ("measures__dynamics", -1, r"'measures\.dynamics' of the recipe must be at least 0"),
+    ],
+)
+def test_measures_that_cannot_be_made_are_told(tmp_path, key, value, message):
+    with pytest.raises(InputError, match=message):
+        measured(tmp_path, **{key: value})

@@ -66,13 +66,17 @@ class CRIC(Pruner):
     weights: Sequence[float] = (0.2, 0.2, 0.2, 0.2, 0.2)
     sensitivity: float = 1.0
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """See that the fields are in range."""
+        super().check()
         self._require("rounds", "1: units are chosen once, after the cycles", self.rounds == 1)
         for name, least in (("sampling", 1), ("cycles", 1), ("tolerance", 0)):
             value = getattr(self, name)
             self._require(name, f"an integer of at least {least}", isinstance(value, int) and value >= least)
         self._require("weights", "five numbers of at least 0", len(self.weights) == 5 and min(self.weights) >= 0)
         self._require("sensitivity", "a float of at least 0", self.sensitivity >= 0)
+
+    def __post_init__(self) -> None:
         super().__post_init__()
         self._fade = Multiplicative(self.sampling)
         self._sum = self._losses = torch.empty(0)

@@ -80,11 +80,15 @@ class DHSPG(Pruner):
     most: float = 10.0
     half_space: float = 0.9
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """See that the fields are in range."""
+        super().check()
         self._require("rounds", "1: units are told apart once", self.rounds == 1)
         self._require("half_space", "a float in [0, 1)", 0 <= self.half_space < 1)
         for name, least in (("strength", 0), ("amplify", 0), ("most", 1)):
             self._require(name, f"a float of at least {least}", getattr(self, name) >= least)
+
+    def __post_init__(self) -> None:
         super().__post_init__()
         self._redundant: Units = {}
         self._entries: Entries | None = None

@@ -148,10 +148,14 @@ class GateDecorator(Pruner):
     strength: float = 1e-3
     tick_lr: float = 0.1
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """See that the fields are in range."""
+        super().check()
         self._require("ticks", "an integer of at least 1", isinstance(self.ticks, int) and self.ticks >= 1)
         for name in ("tock", "strength", "tick_lr"):
             self._require(name, "a float of at least 0", getattr(self, name) >= 0)
+
+    def __post_init__(self) -> None:
         super().__post_init__()
         self._theta: Tensor | None = None
         self._rates: list[float] = []

@@ -63,10 +63,11 @@ class GroupSparse(Pruner):
     reg: float = 5e-4
     alpha: float = 4.0
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """See that the fields are in range."""
+        super().check()
         self._require("reg", "a float of at least 0", self.reg >= 0)
         self._require("alpha", "a float of at least 0", self.alpha >= 0)
-        super().__post_init__()
 
     @torch.no_grad()
     def look(self, state: State) -> None:

@@ -94,8 +94,12 @@ class HESSO(Pruner):
     rounds: int = 10
     weights: Sequence[float] = (0.2, 0.2, 0.2, 0.2, 0.2)
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """See that the fields are in range."""
+        super().check()
         self._require("weights", "five numbers of at least 0", len(self.weights) == 5 and min(self.weights) >= 0)
+
+    def __post_init__(self) -> None:
         super().__post_init__()
         self._seen: Tensor | None = None
 

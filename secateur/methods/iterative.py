@@ -43,10 +43,14 @@ class Iterative(Pruner):
     rounds: int = 5
     criterion: Callable[[Groups], Mapping[str, Tensor]] | Literal["taylor"] = magnitude
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """See that the fields are in range."""
+        super().check()
         self._require(
             "criterion", 'a function of groups or "taylor"', self.criterion == "taylor" or callable(self.criterion)
         )
+
+    def __post_init__(self) -> None:
         super().__post_init__()
         self._terms: Tensor | None = None
         self._entries: Entries | None = None

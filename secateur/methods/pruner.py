@@ -66,9 +66,7 @@ class Pruner(ABC):
     planning: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._require("start", "a share of the training in [0, 1)", 0 <= self.start < 1)
-        self._require("stop", f"a share of the training in ({self.start:g}, 1]", self.start < self.stop <= 1)
-        self._require("rounds", "an integer of at least 1", isinstance(self.rounds, int) and self.rounds >= 1)
+        self.check()
         wish = Budget.parse(self.budget if self.budget is not None else DEFAULT_BUDGET[self.groups.kind])
         self.target = Target(self.groups, wish)
         self.masks = Masks(self.groups)
@@ -77,6 +75,19 @@ class Pruner(ABC):
         self.plan: Plan | None = None
         self._scores: Units = {}
         self._goal: dict[str, int] = {}
+
+    @classmethod
+    def check_fields(cls, fields: Mapping[str, Any]) -> None:
+        """Raise `InputError` for fields out of range, beside the defaults of the others; no groups are needed."""
+        blank = cls.__new__(cls)
+        vars(blank).update(fields)
+        blank.check()
+
+    def check(self) -> None:
+        """See that the fields are in range; raises `InputError` for the first that is not."""
+        self._require("start", "a share of the training in [0, 1)", 0 <= self.start < 1)
+        self._require("stop", f"a share of the training in ({self.start:g}, 1]", self.start < self.stop <= 1)
+        self._require("rounds", "an integer of at least 1", isinstance(self.rounds, int) and self.rounds >= 1)
 
     @abstractmethod
     def scores(self, state: State) -> Mapping[str, Tensor]:

@@ -7,13 +7,14 @@
 
 from __future__ import annotations
 
-from secateur.recipe.choices import CRITERIA, OPTIMIZERS, SET_BY_RUN
-from secateur.recipe.parts import PruningPart, default
+from secateur.recipe.choices import CRITERIA, METHODS, OPTIMIZERS, SET_BY_RUN
+from secateur.recipe.parts import default
+from secateur.recipe.pruning import MethodPart, PruningPart
 from secateur.recipe.schema import Recipe
 from secateur.recipe.text import Written, changed
 from secateur.recipe.trainings import FineTuningPart, TrainingPart
 
 __all__ = [
-    "CRITERIA", "OPTIMIZERS", "SET_BY_RUN", "FineTuningPart", "PruningPart", "Recipe", "TrainingPart", "Written",
-    "changed", "default",
+    "CRITERIA", "METHODS", "OPTIMIZERS", "SET_BY_RUN", "FineTuningPart", "MethodPart", "PruningPart", "Recipe",
+    "TrainingPart", "Written", "changed", "default",
 ]  # fmt: skip

@@ -15,7 +15,9 @@ import torch
 
 from secateur import criteria
 from secateur.errors import InputError
+from secateur.methods import CRIC, DHSPG, HESSO, GateDecorator, GroupSparse, Iterative, Pruner
 from secateur.optim import StochGradAdam, StochGradAdamW, sampled_adamw, sampled_sgd
+from secateur.removal import Decay, Fading, Multiplicative
 
 CRITERIA: dict[str, Callable[..., criteria.Scores]] = {
     "magnitude": criteria.magnitude,
@@ -42,6 +44,23 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 SET_BY_KEYS = ("params", "lr", "momentum", "nesterov", "weight_decay")
 """Parameters of optimizers for which a recipe has keys of their own, where the optimizer has them."""
+
+METHODS: dict[str, type[Pruner]] = {
+    "iterative": Iterative,
+    "group_sparse": GroupSparse,
+    "dhspg": DHSPG,
+    "hesso": HESSO,
+    "cric": CRIC,
+    "gate_decorator": GateDecorator,
+}
+"""What `pruning.method.name` can name."""
+
+SET_BY_PRUNING = ("groups", "budget", "removal", "planning", "criterion")
+"""Parameters of methods that a run fills in from the other keys of `pruning`."""
+
+IMMEDIATE = "immediate"
+FADING: dict[str, type[Fading]] = {"decay": Decay, "multiplicative": Multiplicative}
+"""What `pruning.method.removal.name` can name."""
 
 
 def parameters(function: Callable[..., Any]) -> list[str]:

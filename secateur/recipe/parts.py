@@ -9,11 +9,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from secateur import data, measures, planning
+from secateur import data, measures
 from secateur.errors import InputError
-from secateur.recipe.choices import CRITERIA, SET_BY_RUN, require_known, require_options
 from secateur.training import reestimate_batch_norm
 
 
@@ -68,51 +67,6 @@ class DataPart(Part):
     """Of a folder: the side of the inputs; null is 224."""
     workers: int | None = Field(default=default(data.load, "workers"), ge=0)
     """Of a folder: processes that read images; null: one a core, at most 8."""
-
-
-class PruningPart(Part):
-    """What is removed; null for a dense run, in which nothing is cut."""
-
-    units: Literal["channels", "weights", "blocks"] = "channels"
-    """channels (and heads) make a smaller model; weights and blocks set entries to zero."""
-    block: tuple[int, int] = (4, 1)
-    """Rows and columns of a block."""
-    budget: str = "50% macs"
-    """What remains: "50% macs", "2x macs", "1.2M params"; "10% weights" for weights and blocks."""
-    rounds: int = Field(default=1, ge=1)
-    """How many times it is cut and fine-tuned; each round keeps the same share, the last one meets the budget."""
-    criterion: str = "magnitude"
-    """magnitude, norm_scale, taylor or random."""
-    options: dict[str, Any] = Field(default_factory=dict)
-    """Options of the criterion."""
-    batches: int = Field(default=10, ge=1)
-    """Batches of training data that a criterion with gradients looks at."""
-    allocation: Literal["global", "local", "uniform"] = default(planning.plan, "allocation")
-    """How the budget is spent over groups: one threshold, one share then single steps, or one share alone."""
-    round_to: int = Field(default=default(planning.plan, "round_to"), ge=1)
-    """Widths are multiples of it."""
-    minimum: float | None = Field(default=default(planning.plan, "minimum"), ge=0)
-    """The least that stays of every group, a share or a number; null: 5 % of channels, one weight or block."""
-    keep: tuple[str, ...] = default(planning.plan, "keep")
-    """Modules, names, shell patterns or "re:..." of what stays whole."""
-    verify: bool = True
-    """Prove the cut."""
-
-    @field_validator("budget")
-    @classmethod
-    def _readable(cls, value: str) -> str:
-        planning.Budget.parse(value)
-        return value
-
-    @field_validator("criterion")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        return require_known(value, CRITERIA)
-
-    @model_validator(mode="after")
-    def _options_fit(self) -> PruningPart:
-        require_options(self.criterion, CRITERIA[self.criterion], self.options, SET_BY_RUN)
-        return self
 
 
 class BatchNormPart(Part):

@@ -16,7 +16,8 @@ from secateur import data
 from secateur.errors import InputError
 from secateur.files import atomic_write
 from secateur.recipe import text
-from secateur.recipe.parts import BatchNormPart, DataPart, MeasuresPart, ModelPart, Part, PruningPart, default
+from secateur.recipe.parts import BatchNormPart, DataPart, MeasuresPart, ModelPart, Part, default
+from secateur.recipe.pruning import MethodPart, PruningPart
 from secateur.recipe.text import Written
 from secateur.recipe.trainings import FineTuningPart, TrainingPart
 from secateur.recipe.wrong import MisfitError, told
@@ -65,7 +66,8 @@ class Recipe(Part):
     @model_validator(mode="after")
     def _trained(self) -> Recipe:
         """See that the model's weights come from somewhere: a function in the user's file may bring its own."""
-        if self.model.weights is None and not self.training.epochs and ".py:" not in self.model.spec:
+        trained = self.training.epochs or (self.method is not None and self.fine_tuning.epochs)
+        if self.model.weights is None and not trained and ".py:" not in self.model.spec:
             raise InputError(
                 "must say where the model's weights come from: give the file 'model.weights', or at least 1 "
                 "'training.epochs' to train from scratch."
@@ -78,6 +80,21 @@ class Recipe(Part):
         given = [name for name in AFTER_CUT if name in self.model_fields_set]
         if self.pruning is None and given:
             raise MisfitError(given[0], "must be left out: 'pruning' is null, and nothing is cut.")
+        return self
+
+    @model_validator(mode="after")
+    def _method_trains(self) -> Recipe:
+        """See that a method that prunes while the network trains has a training, and nothing that belongs to a cut."""
+        if self.method is None:
+            return self
+        if not self.fine_tuning.epochs:
+            raise MisfitError(
+                "fine_tuning.epochs", "must be at least 1: 'pruning.method' prunes meanwhile. Got 0 instead."
+            )
+        if self.fine_tuning.rewind is not None:
+            raise MisfitError("fine_tuning.rewind", "must be null: 'pruning.method' prunes while it trains.")
+        if "batch_norm" in self.model_fields_set:
+            raise MisfitError("batch_norm", "must be left out: 'pruning.method' prunes while batch norm sees the data.")
         return self
 
     @model_validator(mode="after")
@@ -100,6 +117,11 @@ class Recipe(Part):
         except InputError as error:
             raise MisfitError("fine_tuning.rewind.schedule", str(error)) from error
         return self
+
+    @property
+    def method(self) -> MethodPart | None:
+        """The method that prunes while the network trains, if there is one."""
+        return self.pruning.method if self.pruning is not None else None
 
     @property
     def validation(self) -> float:
@@ -168,12 +190,14 @@ class Recipe(Part):
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain values, every default written out; without `out`, which decides no number.
 
-        Keys that this recipe has no use for are left out: what comes after a cut where there is none, and the training
-        of `fine_tuning` where that of the dense model is repeated.
+        Keys that this recipe has no use for are left out: what comes after a cut where there is none, what belongs to
+        a cut where a method prunes, and the training of `fine_tuning` where that of the dense model is repeated.
         """
         unused: dict[str, Any] = {"out": True}
         if self.pruning is None:
             unused |= dict.fromkeys(AFTER_CUT, True)
+        elif self.method is not None:
+            unused |= {"batch_norm": True, "pruning": set(self.pruning.unused)}
         elif self.fine_tuning.rewind is not None and self.fine_tuning.rewind.schedule is not None:
             unused["fine_tuning"] = set(TrainingPart.model_fields)
         values: dict[str, Any] = self.model_dump(mode="json", exclude=unused)

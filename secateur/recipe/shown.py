@@ -41,13 +41,18 @@ def _meaning(part: type[BaseModel], name: str) -> str:
 def summary(recipe: Recipe) -> str:
     """What a recipe does, in one line."""
     part, tuned = recipe.pruning, recipe.fine_tuned_by()
-    start = "train" if recipe.training.epochs else "load"
+    start = "train" if recipe.training.epochs else "load" if recipe.model.weights is not None else "build"
     epochs = f" for {recipe.training.epochs} epochs" if recipe.training.epochs else ""
     words = [f"{start} {recipe.model.spec} on {recipe.data.name}{epochs}"]
-    if part is not None:
+    if part is not None and part.method is not None:
+        removal = f" with {part.method.removal.name} removal" if part.method.removal is not None else ""
+        words.append(f"prune {part.units} to {part.budget} by {part.method.name}{removal}")
+    elif part is not None:
         rounds = f" in {part.rounds} rounds" if part.rounds > 1 else ""
         words.append(f"prune {part.units} to {part.budget}{rounds}")
-        words += [f"fine-tune for {tuned.epochs} epochs{' each' if part.rounds > 1 else ''}"] if tuned else []
+    if part is not None and tuned is not None:
+        many = " each" if part.rounds > 1 else " meanwhile" if part.method is not None else ""
+        words.append(f"fine-tune for {tuned.epochs} epochs{many}")
     seeds = f"; seeds {', '.join(map(str, recipe.seeds))}" if len(recipe.seeds) > 1 else f"; seed {recipe.seeds[0]}"
     return f"{', '.join([*words, 'measure'])}{seeds}."
 

@@ -49,8 +49,8 @@ def told(root: type[BaseModel], error: ValidationError, written: Written) -> str
         return f"The '{path}' of the {at} {message}" if message.startswith("must ") else f"{message} ({at}, '{path}')"
     same = [other for other in errors if real(root, other["loc"]) == keys]
     closer = [other for other in same if not other["type"].endswith("_type")]  # of the right type, and yet wrong
-    expected = " or ".join(dict.fromkeys(map(_expected, closer or same)))
-    return f"The '{path}' of the {at} must be {expected}. Got {_got(written.values, keys, first)!r} instead."
+    wanted = " or ".join(dict.fromkeys(map(expected, closer or same)))
+    return f"The '{path}' of the {at} must be {wanted}. Got {_got(written.values, keys, first)!r} instead."
 
 
 def _blamed(root: type[BaseModel], error: ErrorDetails) -> tuple[Keys, str]:
@@ -63,10 +63,12 @@ def _blamed(root: type[BaseModel], error: ErrorDetails) -> tuple[Keys, str]:
         return (*keys, named[1]), named[2]
     if named is not None and keys and keys[-1] == named[1]:
         return keys, named[2]
+    if named is not None and keys and keys[-1] == "options":
+        return (*keys, named[1]), named[2]
     return keys, message
 
 
-def _expected(error: ErrorDetails) -> str:
+def expected(error: ErrorDetails) -> str:
     """What must hold instead, as the end of a sentence."""
     if error["type"] in ("model_type", "dict_type", "model_attributes_type"):
         return "a mapping"

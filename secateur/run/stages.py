@@ -1,11 +1,14 @@
 """The stages of a run, in order: train or load, measure, then round by round cut, repair and fine-tune.
 
+Where a recipe names a method, that prunes while the network is fine-tuned, and takes the place of the rounds.
+
 Of several ranks all train; the first does every other stage, and the others then find it done, as a run that goes on
 after a kill does.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,6 +26,7 @@ from secateur.building import (
     device_of,
     find_groups,
     load_data,
+    method_of,
     on_device,
     round_budget,
     scores_of,
@@ -37,7 +41,7 @@ from secateur.masks import masked
 from secateur.optim.recorder import Recorder
 from secateur.planning import Plan
 from secateur.ranks import done_by_first, world
-from secateur.recipe import PruningPart, Recipe
+from secateur.recipe import MethodPart, PruningPart, Recipe
 from secateur.report import gather
 from secateur.report.record import (
     Curve,
@@ -129,6 +133,8 @@ class Run:
         self.prunability = self.measure_prunability()
         if self.recipe.pruning is None:
             return self.left_whole(first)
+        if self.recipe.pruning.method is not None:
+            return self.pruned_in_training(first, self.recipe.pruning, self.recipe.pruning.method)
         return self.made_smaller(first, self.recipe.pruning)
 
     def left_whole(self, first: StageRow) -> RunRecord:
@@ -144,13 +150,43 @@ class Run:
 
     def made_smaller(self, first: StageRow, part: PruningPart) -> RunRecord:
         """The record of a run that prunes what `part` says."""
-        stages, cuts, small = [first], list[CutRow](), self.dense
+        stages, cuts, small = list[StageRow](), list[CutRow](), self.dense
         for number in range(1, part.rounds + 1):
             turn = Round(number, part.rounds)
             done, small = self.pruned(part, turn, small, cuts[0].whole if cuts else None)
             cuts.append(done)
             row, small = self.reestimated(small, turn)
             stages += [*done.stages, *([row] if row else []), *self.fine_tuned(small, turn)]
+        return self._told_of([first, *stages], cuts, small)
+
+    def pruned_in_training(self, first: StageRow, part: PruningPart, method: MethodPart) -> RunRecord:
+        """The record of a run whose units leave, as `method` says, while the network is fine-tuned."""
+        groups = self.groups(part)
+        model, self.dense = self.dense, copy.deepcopy(self.dense)  # the copy stays as it is
+        whole = amount(groups, part.budget)
+        pruner = method_of(part, method, self.recipe.the_seed, groups)
+        with self.stage("prune and fine-tune") as note:
+            small, note.text = self._fit(model, "fine-tuning", self.recipe.fine_tuned_by, [pruner, *self._teachers()])
+        small.eval()
+
+        def told_of() -> CutRow:
+            assert pruner.plan is not None
+            chosen = dataclasses.replace(pruner.plan, allocation=part.allocation)
+            entry = _record(small)
+            return CutRow(
+                plan=gather.plan_row(chosen, part.budget, whole, part.round_to),
+                groups=gather.group_rows(entry),
+                frozen=gather.frozen_rows(groups),
+                proof=gather.proof_row(entry.proof),
+                stages=(self.measured("fine-tuned", small, self.data.test, costs(small)),),
+                whole=whole,
+            )
+
+        done = self.folder.once("pruned", CutRow, told_of)
+        return self._told_of([first, *done.stages], [done], small, leavings=gather.leaving_rows(pruner.story))
+
+    def _told_of(self, stages: list[StageRow], cuts: list[CutRow], small: nn.Module, **more: Any) -> RunRecord:
+        """The record of a run that came to `small` by these cuts."""
         before, after, speedup = done_by_first(lambda: self._kept_slim(small))
         stages[0], stages[-1] = stages[0].model_copy(update=before), stages[-1].model_copy(update=after)
         return self.recorded(
@@ -160,6 +196,7 @@ class Run:
             frozen=cuts[-1].frozen,
             proof=cuts[-1].proof,
             speedup=speedup,
+            **more,
         )
 
     def _kept_slim(self, small: nn.Module) -> tuple[dict[str, Any], dict[str, Any], SpeedupRow | None]:
@@ -212,7 +249,7 @@ class Run:
         if rewind is not None and rewind.weights is not None:
             methods.append(KeptWeights(self.folder.stage("training") / "rewind.safetensors", rewind.weights))
         with self.stage("train") as note:
-            note.text = self._fit(self.dense, "training", self.recipe.training.settings, methods)
+            self.dense, note.text = self._fit(self.dense, "training", self.recipe.training.settings, methods)
         self.dynamics = gather.dynamics_rows(recorder.rows)
         if self.recipe.pruning is not None and world()[0] == 0:
             with atomic_write(self.folder.path / DENSE) as partial:
@@ -331,14 +368,12 @@ class Run:
         if self.recipe.fine_tuned_by() is None:
             return []
         entry, part = _record(small), self.recipe.fine_tuning
-        methods: list[Any] = [HeldAtZero(entry.masks)] if entry.masks else []
-        if part.distill is not None:
-            methods.append(Distillation(self.dense, part.distill.weight, part.distill.temperature))
+        methods = [*([HeldAtZero(entry.masks)] if entry.masks else []), *self._teachers()]
         if part.rewind is not None and part.rewind.weights is not None:
             kept = self.folder.stage("training") / "rewind.safetensors"
             rewind_weights(small, kept, entry.kept, entry.masks)
         with self.stage(turn.named("fine-tune")) as note:
-            note.text = self._fit(small, turn.named("fine-tuning"), self.recipe.fine_tuned_by, methods)
+            _, note.text = self._fit(small, turn.named("fine-tuning"), self.recipe.fine_tuned_by, methods)
         row = self.folder.once(
             turn.file("fine-tuned"),
             StageRow,
@@ -346,8 +381,15 @@ class Run:
         )
         return [row]
 
-    def _fit(self, model: nn.Module, name: str, settings: Callable[..., Training | None], methods: list[Any]) -> str:
-        """One training, resumed if there is something to resume; returns what came out."""
+    def _teachers(self) -> list[Any]:
+        """The dense model as a teacher of the slim one, where the recipe asks for it."""
+        part = self.recipe.fine_tuning.distill
+        return [] if part is None else [Distillation(self.dense, part.weight, part.temperature)]
+
+    def _fit(
+        self, model: nn.Module, name: str, settings: Callable[..., Training | None], methods: list[Any]
+    ) -> tuple[nn.Module, str]:
+        """The model after one training, resumed if there is something to resume, and in words what came out."""
         place = self.folder.stage(name.replace(" ", "-"))
         made = settings(
             seed=self.recipe.the_seed,
@@ -366,11 +408,11 @@ class Run:
                 f"The {name} of the run stopped. {error}{kept} With another recipe, name another output folder."
             ) from error
         if history.ema is not None:
-            model.load_state_dict(history.ema)
+            history.model.load_state_dict(history.ema)
         self.curves.append(gather.curve(name, history))
         last = history.rows[-1]
         held_out = f", validation {last.val_accuracy:.2%}" if last.val_accuracy is not None else ""
-        return f"{len(history.rows)} epochs, loss {last.train_loss:.3f}{held_out}"
+        return history.model, f"{len(history.rows)} epochs, loss {last.train_loss:.3f}{held_out}"
 
 
 class HeldAtZero:

@@ -1,0 +1,204 @@
+"""What a recipe removes, and how: a cut at one blow, or a method that lets units leave while the network trains."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any, Literal, get_type_hints
+
+from pydantic import Field, TypeAdapter, ValidationError, ValidationInfo, field_validator, model_validator
+
+from secateur import planning
+from secateur.errors import InputError
+from secateur.recipe.choices import (
+    CRITERIA,
+    FADING,
+    IMMEDIATE,
+    METHODS,
+    SET_BY_PRUNING,
+    SET_BY_RUN,
+    parameters,
+    require_known,
+    require_options,
+)
+from secateur.recipe.parts import Part, default
+from secateur.recipe.wrong import MisfitError, expected
+from secateur.removal import Decay, Immediate, Rectify, Removal
+
+
+class RectifyPart(Part):
+    """Units that resist their decay are released (arXiv 2406.03879); null: none is."""
+
+    rate: float = default(Rectify, "rate")
+    """How far outward the steps of a released unit push, at least."""
+    length: float = default(Rectify, "length")
+    """How long they are beside those of the other units of its group, at least."""
+    variant: Literal["both", "cosine", "by step", "product"] = default(Rectify, "variant")
+    """What rate is: "both", "cosine", "by step", or "product", which looks at rate times length alone."""
+    memory: float = default(Rectify, "memory")
+    """Of the moving averages of both, in [0, 1)."""
+    after: int = default(Rectify, "after")
+    """Steps of decay before a unit can be released."""
+    releases: int = default(Rectify, "releases")
+    """How often one unit can be released."""
+    cooldown: int = default(Rectify, "cooldown")
+    """Rounds of choosing that a released unit sits out."""
+
+    @model_validator(mode="after")
+    def _in_range(self) -> RectifyPart:
+        self.rule()
+        return self
+
+    def rule(self) -> Rectify:
+        """The rule of release."""
+        return Rectify(**{name: getattr(self, name) for name in RectifyPart.model_fields})
+
+
+class RemovalPart(Part):
+    """How units leave; null: the method's own way, mostly at once."""
+
+    name: str
+    """immediate, decay (smooth pruning, arXiv 2406.03879) or multiplicative (that of HESSO)."""
+    steps: int | None = None
+    """How many steps of the optimizer a unit takes; null for immediate alone."""
+    side: Literal["producers", "both"] = default(Decay, "side")
+    """What shrinks: what makes a unit's activation, or also the columns that read it."""
+    rectify: RectifyPart | None = None
+    """When a unit is released on its way; null: never."""
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        return require_known(value, (IMMEDIATE, *FADING))
+
+    @model_validator(mode="after")
+    def _complete(self) -> RemovalPart:
+        if self.name != IMMEDIATE:
+            if self.steps is None:
+                raise InputError("must have the key 'steps'.")
+            self.policy()
+            return self
+        for name in ("steps", "side", "rectify"):
+            if getattr(self, name) != RemovalPart.model_fields[name].default:
+                raise MisfitError(name, "must be left out: immediate removal takes one step.")
+        return self
+
+    def policy(self) -> Removal:
+        """The removal policy, made anew: each serves one method."""
+        if self.name == IMMEDIATE:
+            return Immediate()
+        assert self.steps is not None
+        rule = self.rectify.rule() if self.rectify is not None else None
+        return FADING[self.name](self.steps, rule, self.side)
+
+
+class MethodPart(Part):
+    """Pruning while the fine-tuning goes on, by a method that chooses units and a way in which they leave."""
+
+    name: str
+    """iterative, group_sparse, dhspg, hesso, cric or gate_decorator."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Its own parameters, such as start, stop (shares of the fine-tuning) and rounds."""
+    removal: RemovalPart | None = None
+    """How units leave; null: the method's own way, mostly at once."""
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        return require_known(value, METHODS)
+
+    @field_validator("options")
+    @classmethod
+    def _completed(cls, given: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        """All options of the method, those not given at the defaults of its class."""
+        name = info.data.get("name")
+        if name is None:  # wrong, and told as such
+            return given
+        require_options(name, METHODS[name], given, SET_BY_PRUNING)
+        options = method_options(name)
+        hints = get_type_hints(METHODS[name])
+        options |= {option: _typed(option, value, hints[option]) for option, value in given.items()}
+        METHODS[name].check_fields(options)
+        return options
+
+    @property
+    def takes_criterion(self) -> bool:
+        """Whether units are chosen by the recipe's criterion."""
+        return "criterion" in parameters(METHODS[self.name])
+
+
+def method_options(name: str) -> dict[str, Any]:
+    """What a method of a recipe can be told, with the defaults of its class."""
+    return {field.name: field.default for field in fields(METHODS[name]) if field.name not in SET_BY_PRUNING}
+
+
+def _typed(option: str, value: Any, kind: Any) -> Any:
+    """The value as the method's field has it. Raises `MisfitError` for one of another type."""
+    try:
+        found = TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        told = expected(error.errors()[0])
+        raise MisfitError(option, f"must be {told}. Got {value!r} instead.") from error
+    return tuple(found) if isinstance(found, list) else found
+
+
+class PruningPart(Part):
+    """What is removed; null for a dense run, in which nothing is cut."""
+
+    units: Literal["channels", "weights", "blocks"] = "channels"
+    """channels (and heads) make a smaller model; weights and blocks set entries to zero."""
+    block: tuple[int, int] = (4, 1)
+    """Rows and columns of a block."""
+    budget: str = "50% macs"
+    """What remains: "50% macs", "2x macs", "1.2M params"; "10% weights" for weights and blocks."""
+    rounds: int = Field(default=1, ge=1)
+    """How many times it is cut and fine-tuned; each round keeps the same share, the last one meets the budget."""
+    criterion: str = "magnitude"
+    """magnitude, norm_scale, taylor or random."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the criterion."""
+    batches: int = Field(default=10, ge=1)
+    """Batches of training data that a criterion with gradients looks at."""
+    allocation: Literal["global", "local", "uniform"] = default(planning.plan, "allocation")
+    """How the budget is spent over groups: one threshold, one share then single steps, or one share alone."""
+    round_to: int = Field(default=default(planning.plan, "round_to"), ge=1)
+    """Widths are multiples of it."""
+    minimum: float | None = Field(default=default(planning.plan, "minimum"), ge=0)
+    """The least that stays of every group, a share or a number; null: 5 % of channels, one weight or block."""
+    keep: tuple[str, ...] = default(planning.plan, "keep")
+    """Modules, names, shell patterns or "re:..." of what stays whole."""
+    verify: bool = True
+    """Prove the cut."""
+    method: MethodPart | None = None
+    """Units leave while the fine-tuning goes on; null: they are cut before it."""
+
+    @field_validator("budget")
+    @classmethod
+    def _readable(cls, value: str) -> str:
+        planning.Budget.parse(value)
+        return value
+
+    @field_validator("criterion")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        return require_known(value, CRITERIA)
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> PruningPart:
+        require_options(self.criterion, CRITERIA[self.criterion], self.options, SET_BY_RUN)
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_for_a_cut(self) -> PruningPart:
+        """See that a method is not told what it has no use for."""
+        if self.method is not None and (given := [name for name in self.unused if name in self.model_fields_set]):
+            raise MisfitError(given[0], f"must be left out: the method {self.method.name} has no use for it.")
+        return self
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """The keys that the pruning has no use for: a method chooses by itself, in rounds of its own, and proves."""
+        if self.method is None:
+            return ()
+        chooses = not self.method.takes_criterion
+        options = chooses or self.criterion == "taylor"  # of the training's own steps, as a method has it
+        return ("rounds", "batches", "verify", *["criterion"] * chooses, *["options"] * options)

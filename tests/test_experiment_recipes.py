@@ -1,0 +1,55 @@
+"""Every recipe under experiments/ loads, and those of one question differ in nothing but what they ask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from secateur import zoo
+from secateur.folder import differences
+from secateur.recipe import METHODS, Recipe
+from secateur.run.experiments import experiments
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = sorted((ROOT / "experiments").glob("*/*.yaml"))
+SHAPES = {"mnist": (1, 28, 28), "fashion": (1, 28, 28), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32)}
+STEPS = -(-50_000 // 128)
+"""In an epoch of CIFAR-10."""
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_a_recipe_loads_and_names_a_model_that_is_there(file, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    found = experiments(file)
+    recipe = found[0].recipe
+    assert len({run.name for run in found}) == len(found) == len(Recipe.load(file).seeds)
+    with torch.device("meta"):
+        model = zoo.resolve(
+            recipe.model.spec, classes=10, shape=SHAPES[recipe.data.name], **recipe.model.kwargs
+        ).build()
+    assert any(p.ndim > 1 for p in model.parameters())
+    assert recipe.out is None
+
+
+def test_policies_of_decay_pruning_are_compared_on_one_training():
+    files = [file for file in FILES if file.parent.name == "decay_pruning"]
+    for file in (file for file in files if file.stem.endswith("_rectify")):
+        arms = [file.with_name(file.name.replace("_rectify", end)) for end in ("", "_decay", "_rectify")]
+        host, decay, rectify = (Recipe.load(arm).to_dict() for arm in arms)
+        for other in (decay, rectify):
+            assert all(line.startswith("pruning.method.removal.") for line in differences(host, other))
+        found = [r["pruning"]["method"]["removal"] for r in (host, decay, rectify)]
+        assert [r["name"] for r in found] == ["immediate", "decay", "decay"]
+        assert [r["rectify"] is None for r in found] == [True, True, False]
+    assert {Recipe.load(file).method.name for file in files} < set(METHODS)
+    assert len(files) == 3 * sum(file.stem.endswith("_rectify") for file in files)
+
+
+def test_a_decay_of_the_experiments_fits_between_start_and_stop():
+    for file in (file for file in FILES if file.parent.name == "decay_pruning"):
+        recipe = Recipe.load(file)
+        options, steps = recipe.method.options, recipe.fine_tuning.epochs * STEPS
+        between = (options["stop"] - options["start"]) * steps
+        assert (recipe.method.removal.steps or 1) + options["rounds"] < between / 2, file.stem
