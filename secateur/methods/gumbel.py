@@ -88,7 +88,9 @@ class Gumbel(Pruner):
     lr: float = 0.05
     outputs: Iterable[str] | None = None
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """See that the fields are in range."""
+        super().check()
         self._require("rounds", "1: gates are decided once", self.rounds == 1)
         self._require("price", "a Price, such as Ramp(3e-4)", isinstance(self.price, Price))
         self._require("penalty_on", '"expected" or "sample"', self.penalty_on in ("expected", "sample"))
@@ -97,6 +99,8 @@ class Gumbel(Pruner):
         fits = callable(self.temperature) or self.temperature > 0
         self._require("temperature", "a float above 0 or a schedule", fits)
         self._require("lr", "a float above 0", self.lr > 0)
+
+    def __post_init__(self) -> None:
         super().__post_init__()
         self.readings: list[Reading] = []
 
