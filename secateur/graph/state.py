@@ -57,7 +57,7 @@ def undisturbed(
     remembered = memories(modules.values())
     forget(remembered)
     try:
-        set_mode(model, training, modules.values())
+        set_mode(model, training)
         yield written
     finally:
         forget(remembered)
@@ -100,14 +100,14 @@ class _Snapshot:
         return written
 
 
-def set_mode(model: nn.Module, training: bool, modules: Iterable[nn.Module] | None = None) -> None:
-    """Put a model, of these `modules`, into evaluation or training mode, but for torch's own layers.
+def set_mode(model: nn.Module, training: bool) -> None:
+    """Put a model into evaluation or training mode, but for torch's own layers.
 
     What a model does beside evaluation is decided by its own modules; norms and dropout would only make it random, or
     ask for more than one example.
     """
     model.train(training)
-    for module in (model.modules() if modules is None else modules) if training else ():
+    for module in model.modules():
         if type(module).__module__.startswith("torch.nn.modules") and not module._modules:
             module.training = False
 

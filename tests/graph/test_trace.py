@@ -74,6 +74,21 @@ def test_modes_and_state_survive(training: bool) -> None:
     assert all(p.grad is None for p in model.parameters())
 
 
+class Stubborn(nn.Sequential):
+    """Parts that stay in training mode whatever is asked, as some code keeps its norms."""
+
+    def train(self, mode: bool = True) -> Stubborn:
+        return self
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_dropout_is_off_whatever_the_mode(training: bool) -> None:
+    model = nn.Sequential(Stubborn(nn.Linear(6, 12), nn.Dropout(0.5)), nn.Linear(12, 4))
+    calls = record(model, normalise(torch.randn(2, 6)), training=training).calls
+    assert not any(torch.Tag.nondeterministic_seeded in call.func.tags for call in calls)
+    assert model[0][1].training
+
+
 def test_hooks_of_the_user_stay_and_none_are_left() -> None:
     model = Flatten().eval()
     seen: list[int] = []
