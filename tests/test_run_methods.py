@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import tiny
 import torch
 
 import secateur
@@ -10,7 +11,7 @@ from secateur import zoo
 from secateur.errors import InputError
 from secateur.recipe import METHODS, Recipe, changed
 from secateur.report import RunRecord
-from secateur.run import Silent, evaluate, run
+from secateur.run import evaluate, run
 
 STEPS = 8
 """In an epoch."""
@@ -41,24 +42,6 @@ def recipe(out, method="iterative", removal=None, **more):
     for key, value in more.items():
         values = changed(values, key.replace("__", "."), value)
     return Recipe.of(values)
-
-
-class Stopping(Silent):
-    """Stops the run at the end of a stage, or of an epoch of the training that prunes."""
-
-    def __init__(self, stop: str) -> None:
-        self.stop, self.at = stop, ""
-
-    def begin(self, stage):
-        self.at = stage
-
-    def epoch(self, row, of):
-        if f"{self.at} epoch {row.epoch}" == self.stop:
-            raise KeyboardInterrupt
-
-    def end(self, stage, seconds, result):
-        if stage == self.stop:
-            raise KeyboardInterrupt
 
 
 def numbers(record: RunRecord) -> list[tuple]:
@@ -107,7 +90,7 @@ def test_the_checkpoint_is_the_slim_model(finished):
 def test_a_killed_run_goes_on_and_ends_with_the_same_numbers_and_story(finished, tmp_path, stop):
     asked = recipe(tmp_path / "out", removal=DECAY)
     with pytest.raises(KeyboardInterrupt):
-        run(asked, Stopping(stop))
+        run(asked, tiny.Stopping(stop))
     record = run(asked)
     assert numbers(record) == numbers(finished[1])
     assert record.leavings == finished[1].leavings

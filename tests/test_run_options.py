@@ -12,7 +12,7 @@ from secateur import zoo
 from secateur.errors import CheckpointError, InputError, TrainingError
 from secateur.folder import STAGES
 from secateur.report import RunRecord
-from secateur.run import Silent, evaluate, run
+from secateur.run import evaluate, run
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -25,25 +25,6 @@ def _one_thread():
 
 def build():
     return zoo.resolve("zoo:resnet8", classes=10, shape=(1, 8, 8)).build()
-
-
-class Stopping(Silent):
-    """Stops the run after a stage, or in the middle of the fine-tuning of a round."""
-
-    def __init__(self, stop: str) -> None:
-        self.stop = stop
-        self.at = ""
-
-    def begin(self, stage):
-        self.at = stage
-
-    def epoch(self, row, of):
-        if f"{self.at} epoch {row.epoch}" == self.stop:
-            raise KeyboardInterrupt
-
-    def end(self, stage, seconds, result):
-        if stage == self.stop:
-            raise KeyboardInterrupt
 
 
 def numbers(record: RunRecord) -> list[tuple]:
@@ -89,7 +70,7 @@ def test_the_weights_of_a_dense_run_are_those_of_another_one(tmp_path):
 def test_a_killed_dense_run_goes_on(tmp_path):
     whole = run(dense(tmp_path / "whole"))
     with pytest.raises(KeyboardInterrupt):
-        run(dense(tmp_path / "killed"), Stopping("train epoch 1"))
+        run(dense(tmp_path / "killed"), tiny.Stopping("train epoch 1"))
     assert numbers(run(dense(tmp_path / "killed"))) == numbers(whole)
 
 
@@ -131,7 +112,7 @@ def test_rounds_that_are_killed_go_on(tmp_path):
     for stop in ("fine-tune 2 epoch 1", "plan and cut 2", "measure: cut 3"):
         out = tmp_path / stop.replace(" ", "-").replace(":", "")
         with pytest.raises(KeyboardInterrupt):
-            run(tiny.recipe(out, **ROUNDS), Stopping(stop))
+            run(tiny.recipe(out, **ROUNDS), tiny.Stopping(stop))
         assert numbers(run(tiny.recipe(out, **ROUNDS))) == numbers(whole)
 
 
@@ -169,7 +150,7 @@ def test_epoch_zero_is_the_initialisation(tmp_path):
     out = tmp_path / "out"
     recipe = tiny.recipe(out, fine_tuning={"rewind": {"weights": 0, "schedule": 0}}, measures__latency=False)
     with pytest.raises(KeyboardInterrupt):
-        run(recipe, Stopping("measure: cut"))
+        run(recipe, tiny.Stopping("measure: cut"))
     kept = load_file(out / STAGES / "training" / "rewind.safetensors")
     with torch.random.fork_rng():
         torch.manual_seed(0)
