@@ -7,6 +7,8 @@ alike. Every function but `world` must be called by all ranks.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import pickle
 from collections.abc import Callable, Iterable, Sequence
@@ -54,7 +56,15 @@ def join() -> tuple[int, int]:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)) % torch.cuda.device_count())
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=WAIT)
+        atexit.register(_leave)
     return rank, ranks
+
+
+def _leave() -> None:
+    """Part from the others while the interpreter is whole: a thread of gloo that outlives it aborts the process."""
+    if dist.is_initialized():
+        gc.collect()
+        dist.destroy_process_group()
 
 
 def mean_over_ranks(tensors: Iterable[Tensor]) -> list[Tensor]:
