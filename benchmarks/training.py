@@ -31,6 +31,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from plain import PlainImages
+
 from secateur.files import atomic_write
 
 SETS = {"resnet20": "cifar10", "resnet56": "cifar10", "vgg16_bn": "cifar10", "lenet_300_100": "mnist"}
@@ -58,7 +60,7 @@ def plain(name: str, steps: int, device: str) -> Sample:
     from secateur import zoo
 
     model = zoo.model(name).to(device)
-    images = PlainImages(SETS[name])
+    images = PlainImages(SETS[name], train=True)
     loader = DataLoader(images, BATCH, shuffle=True, num_workers=WORKERS, pin_memory=device == "cuda")
     optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM, weight_decay=DECAY)
     criterion = nn.CrossEntropyLoss()
@@ -77,33 +79,6 @@ def plain(name: str, steps: int, device: str) -> Sample:
                 started = time.perf_counter()
     seconds = time.perf_counter() - started
     return {"rate": steps * BATCH / seconds, "precision": "fp32", "layout": "contiguous", "loss": total / done}
-
-
-class PlainImages:
-    """The training images as torchvision's data sets give them: a PIL image made and transformed for every item."""
-
-    def __init__(self, name: str) -> None:
-        from torchvision import transforms
-
-        from secateur.data import load
-
-        data = load(name, validation=0)
-        self.arrays = data.train.images.permute(0, 2, 3, 1).squeeze(-1).numpy()
-        self.labels = data.train.targets.tolist()
-        side = self.arrays.shape[1]
-        steps = [transforms.RandomCrop(side, padding=2 if name == "mnist" else 4)]
-        if name != "mnist":
-            steps.append(transforms.RandomHorizontalFlip())
-        steps += [transforms.ToTensor(), transforms.Normalize(data.mean, data.std)]
-        self.transform = transforms.Compose(steps)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        from PIL import Image
-
-        return self.transform(Image.fromarray(self.arrays[index])), self.labels[index]
 
 
 def ours(name: str, steps: int, device: str, compiled: bool) -> Sample:

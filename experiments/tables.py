@@ -89,8 +89,8 @@ def runs() -> str:
     return f"{table(head, lines)}\n\n{ACCURACIES}"
 
 
-def dense() -> str:
-    """One row an experiment that cuts nothing and asks for no more."""
+def dense(results: Path = RESULTS) -> str:
+    """One row an experiment that cuts nothing and asks for no more, and one for the same by a plain PyTorch loop."""
     lines = []
     for title, records in gathered().items():
         if records[0].plan is not None or records[0].prunability is not None:
@@ -107,8 +107,22 @@ def dense() -> str:
                 records[0].hardware.device,
             ]
         )
+        lines += _plain_loop(title, results)
     head = ["network", "seeds", "test accuracy", "range", "time of a run", "device"]
     return f"{table(head, lines)}\n\n{ACCURACIES}"
+
+
+def _plain_loop(title: str, results: Path) -> list[list[str]]:
+    """The row of `benchmarks/plain.py` with the recipe of an experiment, if there is one."""
+    files = sorted((results / "benchmarks" / "plain").glob(f"{title}-seed*.json"))
+    found = [json.loads(file.read_text()) for file in files]
+    accuracy, time = spread([one["accuracy"] for one in found]), spread([one["seconds"] for one in found])
+    if accuracy is None or time is None:
+        return []
+    values = [one["accuracy"] for one in found]
+    between = f"{100 * min(values):.2f} to {100 * max(values):.2f}" if len(values) > 1 else ""
+    name = "the same by a plain PyTorch loop (`benchmarks/plain.py`)"
+    return [[name, str(len(found)), accuracy.words(), between, duration(time.mean), "cpu"]]
 
 
 SPARSITIES = (0.5, 0.7, 0.9)

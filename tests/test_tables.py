@@ -13,6 +13,7 @@ import tiny
 
 from secateur.report.record import AccuracyRow, RunRecord
 from secateur.run.experiments import experiments
+from secateur.training.schedules import learning_rate, warm_up
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -60,6 +61,20 @@ def test_seeds_become_a_mean_with_its_spread(seeds):
     line = tables["dense"]().splitlines()[2]
     assert "| 3 | 91.50 ± 0.30 | 91.20 to 91.80 |" in line
     assert "dense/resnet20" not in tables["runs"]()
+    for seed, accuracy in enumerate((0.91, 0.92)):
+        path = seeds / "results" / "benchmarks" / "plain" / "dense" / f"resnet20-seed{seed}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"accuracy": accuracy, "seconds": 7200.0}))
+    told = tables["dense"](seeds / "results").splitlines()[3]
+    assert "plain PyTorch loop" in told
+    assert "| 2 | 91.50 ± 0.71 | 91.00 to 92.00 |" in told
+
+
+def test_the_plain_loop_has_the_learning_rates_of_fit():
+    factor = tiny.script("benchmarks/plain.py")["factor"]
+    curve = learning_rate("cosine", (), 0.1)
+    for step in range(100):
+        assert factor(step, 100, 10.0) == pytest.approx(curve(step / 100) * warm_up(step, 10.0))
 
 
 def test_the_benchmark_of_training_is_told_with_its_spread(tmp_path):
