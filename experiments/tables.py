@@ -263,6 +263,26 @@ def step(results: Path = RESULTS) -> str:
     )
 
 
+def optim(results: Path = RESULTS) -> str:
+    """Time of a step of StochGradAdam beside torch's fused Adam and the naive version."""
+    path = results / "benchmarks" / "optim.json"
+    if not path.exists():
+        return "Not measured: `python benchmarks/optim.py` keeps a result."
+    result: dict[str, Any] = json.loads(path.read_text())
+    models, targets = result["models"], result["targets"]
+    lines = []
+    for form in models[0]["seconds"]:
+        cells = [f"{1000 * row['seconds'][form]:,.1f} ms, {row['ratios'][form]:.2f}x" for row in models]
+        lines.append([form, *cells, f"{targets[form]:g}x" if form in targets else ""])
+    lines.append(["masks, share of the gradients' memory", *(f"{row['mask_memory']:.3f}" for row in models), "0.125"])
+    heads = [f"{row['model']}, {row['parameters'] / 1e6:.1f} M parameters" for row in models]
+    return (
+        f"{table(['a step, ratio to Adam (fused)', *heads, 'target'], lines)}\n\nProcessor time on {result['threads']} "
+        f"thread of {result['cpu']}, medians of {result['repeats']} repeats taken in turn; targets hold from a million "
+        f"parameters on. torch {result['versions']['torch'].partition('+')[0]}; `python benchmarks/optim.py`."
+    )
+
+
 def measured() -> dict[str, Any]:
     """What the coverage of every library was found to be."""
     files = sorted((RESULTS / "benchmarks" / "coverage").glob("*.json"))
@@ -307,8 +327,8 @@ def _plain(value: Any) -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "runs": runs, "dense": dense, "surgery": surgery, "training": training, "step": step, "recipe keys": keys,
-    "recipes": shipped, "methods": methods, "gradient sampling": gradient_sampling, "coverage": coverage,
+    "runs": runs, "dense": dense, "surgery": surgery, "training": training, "step": step, "optim": optim,
+    "recipe keys": keys,    "recipes": shipped, "methods": methods, "gradient sampling": gradient_sampling, "coverage": coverage,
     **{f"coverage of {name}": partial(coverage, name) for name in ("torchvision", "timm", "transformers")},
 }  # fmt: skip
 
