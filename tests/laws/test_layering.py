@@ -22,6 +22,7 @@ RIVER = (
     ("testing", "training", "zoo", "data"),
     ("optim", "adapters", "measures", "methods", "sparse"),
     ("report",),
+    ("explain",),
     ("recipe",),
     ("building", "folder", "inspection", "console"),
     ("run",),
