@@ -47,7 +47,7 @@ def weights_file(name: str) -> Path:
 def load_data(recipe: Recipe, device: torch.device, root: str | Path | None = None) -> Data:
     """The data set of a recipe; `root` takes the place of the recipe's."""
     part = recipe.data
-    return data_sets.load(
+    data = data_sets.load(
         part.name,
         root if root is not None else part.root,
         batch_size=part.batch_size,
@@ -63,6 +63,12 @@ def load_data(recipe: Recipe, device: torch.device, root: str | Path | None = No
         size=part.size,
         workers=part.workers,
     )
+    if data.numbers:
+        raise InputError(
+            f"The data of a recipe must have classes. The targets of '{part.name}' are numbers; train on it with "
+            "secateur.fit and a loss of your own."
+        )
+    return data
 
 
 def source_of(recipe: Recipe, data: Data) -> zoo.Source:

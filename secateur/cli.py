@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from secateur.errors import InputError, SecateurError
+from secateur.explaining import explain_run
 
 if TYPE_CHECKING:
     from secateur.recipe import Recipe, Written
@@ -188,7 +189,7 @@ def prune(
         str | None,
         typer.Argument(help="zoo:NAME, torchvision:NAME, timm:NAME, transformers:CLASS or path/to/file.py:function"),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="digits, mnist, fashion, cifar10 or cifar100")] = None,
+    data: Annotated[str | None, typer.Option(help="digits, mnist, cifar10, breast_cancer, ...")] = None,
     weights: Annotated[str | None, typer.Option(help="A .safetensors, .pth, .th, .pt or .bin file.")] = None,
     budget: Annotated[
         str | None, typer.Option(help='What remains, half the MACs if left out: "2x macs", "40% macs", "1.2M params".')
@@ -389,6 +390,9 @@ def rebuild_report(
         import webbrowser
 
         webbrowser.open(paths["page"].resolve().as_uri())
+
+
+app.command("explain")(guard(explain_run))
 
 
 @app.command()

@@ -16,7 +16,7 @@ from secateur.data import folder
 from secateur.data.augment import Augmentation, augmentations
 from secateur.data.batches import Absent, Batches, Loader
 from secateur.data.folder import FOLDER, FolderLoader
-from secateur.data.sets import SETS, DataSet, Images
+from secateur.data.sets import SETS, DataSet, Images, Tabular
 from secateur.data.splits import stratified_order
 from secateur.errors import DataError, InputError
 
@@ -25,9 +25,10 @@ from secateur.errors import DataError, InputError
 class Data:
     """A data set in three splits.
 
-    `classes`: how many, and their names where folders tell them; `shape`: (channels, height, width) of one input.
-    `validation` is None where none was asked for; only it may choose epochs or thresholds. `mean` and `std` are what
-    the inputs were normalised with.
+    `classes`: how many, and their names where folders or tables tell them; `shape`: (channels, height, width) of one
+    input, of a table (features, 1, 1). `validation` is None where none was asked for; only it may choose epochs or
+    thresholds. `mean` and `std` are what the inputs were normalised with. `numbers`: the targets are as many numbers as
+    there are `classes`, float32 [batch, outcomes].
     """
 
     name: str
@@ -39,6 +40,8 @@ class Data:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     class_names: tuple[str, ...] | None = None
+    feature_names: tuple[str, ...] | None = None
+    numbers: bool = False
 
 
 def load(
@@ -61,8 +64,11 @@ def load(
 ) -> Data:
     """The data set `name`: digits, mnist, fashion, cifar10 or cifar100, held as a whole on `device`, or a folder.
 
-    `root`: the folder with the published files; SECATEUR_DATA where it is left out. digits needs none. "folder" is any
-    `root` with the folders train, val and/or test, and in each of these a folder of image files for every class.
+    Also tables: breast_cancer, wine and diabetes, with classes, and toy, whose two outcomes are numbers.
+
+    `root`: the folder with the published files; SECATEUR_DATA where it is left out. digits and tables need none.
+    "folder" is any `root` with the folders train, val and/or test, and in each of these a folder of image files for
+    every class.
     `validation`: the share of train that is split off, stratified by class (0: none); a folder that has val *and* test
     has its own, and one that has val alone is tested on it. `limit`: at most so many training images, stratified, after
     that split; validation and test stay whole. `seed` decides split, order and augmentation. `augment`: True is what is
@@ -88,8 +94,12 @@ def load(
             raise InputError(f"The {parameter!r} parameter of load belongs to a folder. Got {value!r} for {name}.")
     found = _named(name)
     steps = augmentations(augment, found.augment)
-    mean, std = _statistics("mean", mean, found.mean), _statistics("std", std, found.std)
-    return _held(terms, name, found, _read(found, root, download), steps, mean=mean, std=std)
+    if steps and isinstance(found.layout, Tabular):
+        raise InputError(f"The 'augment' parameter of load belongs to images. Got {augment!r} for {name}, a table.")
+    parts = _read(found, root, download)
+    own_mean, own_std = found.statistics(parts[0])
+    mean, std = _statistics("mean", mean, own_mean), _statistics("std", std, own_std)
+    return _held(terms, name, found, parts, steps, mean=mean, std=std)
 
 
 @dataclass(frozen=True)
@@ -118,7 +128,8 @@ class _Terms:
 
     def split(self, labels: Tensor, validation: float) -> tuple[Tensor, Tensor | None]:
         """Which images train and which validate (None for a share of 0), both in the order of the files."""
-        order = stratified_order(labels, self.seed)
+        known = labels if not labels.is_floating_point() else torch.zeros(len(labels), dtype=torch.int64)
+        order = stratified_order(known, self.seed)
         count = max(1, round(validation * len(order))) if validation else 0
         chosen, held_out = (part.sort().values for part in (order[count:][: self.limit], order[:count]))
         if not len(chosen):
@@ -165,7 +176,10 @@ def _held(
         chosen, held_out = terms.split(train.labels, terms.validation)
         train_loader = made(train, chosen, terms.batch_size, shuffle=True, augment=steps, classes=found.classes)
         validation = made(train, held_out, terms.eval_batch_size) if held_out is not None else None
-    return Data(name, found.classes, found.shape, train_loader, validation, test_loader, mean, std)
+    features, classes = found.layout.names() if isinstance(found.layout, Tabular) else (None, None)
+    numbers = test.labels.is_floating_point()
+    loaders = (train_loader, validation, test_loader)
+    return Data(name, found.classes, found.shape, *loaders, mean, std, classes, features, numbers)
 
 
 def _of_files(

@@ -13,6 +13,7 @@ from torch import Tensor
 from secateur.data.augment import Augmentation, Crop, Flip
 from secateur.data.layouts import check_labels, read_idx, read_records
 from secateur.data.splits import stratified_order
+from secateur.data.tables import TABLES, parts
 from secateur.errors import DataError
 
 WHERE = "name another folder with root (--data-root) or SECATEUR_DATA, or fetch it with download=True"
@@ -20,7 +21,11 @@ WHERE = "name another folder with root (--data-root) or SECATEUR_DATA, or fetch 
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """One part of a data set: `pixels` uint8 [images, channels, height, width], `labels` int64 [images]."""
+    """One part of a data set: `pixels` uint8 [images, channels, height, width], `labels` int64 [images].
+
+    Of a table, `pixels` are float32 [samples, features, 1, 1]; outcomes that are numbers are float32 `labels`
+    [samples, outcomes].
+    """
 
     pixels: Tensor
     labels: Tensor
@@ -66,6 +71,27 @@ class Bundled(Layout):
 
     def download(self, root: Path) -> None:
         """Nothing: the images come with scikit-learn."""
+
+
+@dataclass(frozen=True)
+class Tabular(Layout):
+    """A table that needs no file: one of `tables.TABLES`."""
+
+    table: str
+    classes: int
+
+    def read(self, root: Path) -> tuple[Images, Images]:  # noqa: ARG002 - there is nothing on disk
+        """Both parts, their features as they are."""
+        train, test = parts(TABLES[self.table]())
+        return Images(*train), Images(*test)
+
+    def names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Those of the features and of the classes or outcomes."""
+        made = TABLES[self.table]()
+        return made.features, made.classes
+
+    def download(self, root: Path) -> None:
+        """Nothing: tables are computed, or come with scikit-learn."""
 
 
 @dataclass(frozen=True)
@@ -188,13 +214,14 @@ class Binary(Layout):
 class DataSet:
     """What is known of a data set: its layout, the mean and deviation of its training images on the scale [0, 1].
 
-    `peak` is the largest value of a pixel; `augment` is what is usual in training.
+    `peak` is the largest value of a pixel; `augment` is what is usual in training. Where `mean` and `std` are left
+    empty they are those of every channel of the training part.
     """
 
     layout: Layout
     shape: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
     augment: tuple[Augmentation, ...] = ()
     peak: int = 255
 
@@ -202,6 +229,13 @@ class DataSet:
     def classes(self) -> int:
         """How many classes its labels name."""
         return self.layout.classes
+
+    def statistics(self, train: Images | DataError) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and deviation, one number a channel each."""
+        if self.mean or isinstance(train, DataError):
+            return self.mean, self.std
+        values = train.pixels.double().transpose(0, 1).flatten(1) / self.peak
+        return tuple(values.mean(1).tolist()), tuple(values.std(1, correction=0).tolist())
 
 
 _KRIZHEVSKY = "https://www.cs.toronto.edu/~kriz"  # the data sets' own page, with the md5 sums
@@ -234,5 +268,11 @@ SETS: Mapping[str, DataSet] = {
     "fashion": DataSet(Idx("FashionMNIST", 10, train_optional=True), (1, 28, 28), (0.2860,), (0.3530,), (Crop(2),)),
     "cifar10": DataSet(_CIFAR10, (3, 32, 32), (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), (Crop(4), Flip())),
     "cifar100": DataSet(_CIFAR100, (3, 32, 32), (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), (Crop(4), Flip())),
+    "breast_cancer": DataSet(Tabular("breast_cancer", 2), (30, 1, 1), peak=1),
+    "wine": DataSet(Tabular("wine", 3), (13, 1, 1), peak=1),
+    "diabetes": DataSet(Tabular("diabetes", 2), (10, 1, 1), peak=1),
+    "toy": DataSet(Tabular("toy", 2), (4, 1, 1), (0.0,) * 4, (1.0,) * 4, peak=1),
 }
-"""Name -> data set: UCI (digits), LeCun and Cortes (MNIST), Zalando SE (Fashion-MNIST), Krizhevsky 2009 (CIFAR)."""
+"""Name -> data set: UCI (digits), LeCun and Cortes (MNIST), Zalando SE (Fashion-MNIST), Krizhevsky 2009 (CIFAR).
+
+The others are tables, see there."""

@@ -1,4 +1,4 @@
-"""What a sparse network tells of itself: which inputs matter, which are alike, and by which paths they reach outputs."""
+"""What a sparse network tells of itself: which inputs matter, which are alike, which paths lead where."""
 
 from secateur.explain.comparison import Deletion, deletion_curve, rank_correlations
 from secateur.explain.contributions import Contributions, contributions

@@ -7,6 +7,7 @@ from torch import Tensor
 from secateur.errors import InputError
 from secateur.sparse import Network
 
+
 def read_inputs(network: Network, inputs: Tensor) -> Tensor:
     """The columns `[samples, in]` that the network reads, float64; `inputs` are all, flat or not.
 
@@ -15,8 +16,8 @@ def read_inputs(network: Network, inputs: Tensor) -> Tensor:
     flat = inputs.flatten(1) if inputs.dim() > 1 else inputs[None]
     if flat.shape[1] != network.width:
         raise InputError(
-            f"The 'inputs' parameter must have {network.width} inputs a sample, as the network has. Got {flat.shape[1]} "
-            "instead."
+            f"The 'inputs' parameter must have {network.width} inputs a sample, as the network has. "
+            f"Got {flat.shape[1]} instead."
         )
     if not len(flat):
         raise InputError("The 'inputs' parameter must hold at least one sample. Got none.")

@@ -1,4 +1,4 @@
-"""Whether an importance can be believed: how it ranks the inputs beside others, and what is lost when it is followed."""
+"""Whether an importance can be believed: how it ranks the inputs beside others, and what is lost when followed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def rank_correlations(importances: Mapping[str, Tensor]) -> Tensor:
     ranks = torch.stack([torch.from_numpy(rankdata(values.double().numpy())) for values in importances.values()])
     centred = ranks - ranks.mean(1, keepdim=True)
     lengths = centred.norm(dim=1)
-    return (centred @ centred.t()) / (lengths[:, None] * lengths)
+    rho: Tensor = (centred @ centred.t()) / (lengths[:, None] * lengths)
+    return rho
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Deletion:
 
     @property
     def area(self) -> float:
-        """The mean of the accuracy over the deletion, or of the loss where there is none: low (high) is a good order."""
+        """The mean of the accuracy over the deletion, or of the loss where there is none: low (high) is good."""
         values = torch.tensor(self.accuracy or self.loss, dtype=torch.float64)
         at = torch.tensor(self.deleted, dtype=torch.float64)
         return float(torch.trapezoid(values, at) / (at[-1] - at[0])) if len(values) > 1 else float(values[0])

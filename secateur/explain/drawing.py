@@ -73,9 +73,10 @@ def strengths(study: Study) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
 def drawing(study: Study, orders: Orders) -> Markup:
     """The whole drawing. Edges stand in the order of `by_strength`, units column by column from first to last."""
     at = places(study, orders)
-    named = ["inputs", *(layer.name or f"layer {i + 1}" for i, layer in enumerate(study.drawn.layers))]
+    named = ["inputs", *(heading(i, layer.name) for i, layer in enumerate(study.drawn.layers, start=1))]
+    starts = "head" if study.grid else "head end"
     heads = [
-        tag("text", name, x=x, y=16, class_="head middle" if 0 < i < len(at.x) - 1 else "head")
+        tag("text", name, x=x, y=16, class_="head middle" if i else starts)
         for i, (name, x) in enumerate(zip(named, at.x, strict=True))
     ]
     return tag(
@@ -89,6 +90,12 @@ def drawing(study: Study, orders: Orders) -> Markup:
         aria_label="The network, a column a layer. Arrow keys move between units, Enter holds one, Escape lets go.",
         class_="pictured" if study.grid else "named",
     )
+
+
+def heading(number: int, name: str) -> str:
+    """What a column is called: by its layer, unless that has but a number in its container."""
+    last = name.rpartition(".")[2]
+    return f"layer {number}" if not last or last.isdigit() else name
 
 
 def by_strength(study: Study) -> NDArray[np.int64]:

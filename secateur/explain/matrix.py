@@ -39,12 +39,12 @@ def matrix(study: Study) -> Matrix | None:
     tree = dendrogram(linkage(squareform(away, checks=False), "average"), no_plot=True)
     order = [int(leaf) for leaf in tree["leaves"]]
     names = [study.names[int(chosen[i])] for i in order]
-    drawn = _drawn(cosine[order][:, order], names, tree["icoord"], tree["dcoord"])
+    drawn = _drawn(cosine[order][:, order], names, list(zip(tree["icoord"], tree["dcoord"], strict=True)))
     return Matrix(drawn, len(chosen), len(importance))
 
 
-def _drawn(values: np.ndarray, names: list[str], across: list[list[float]], up: list[list[float]]) -> Markup:
-    """Cells of 18 pixels, names to the left, the dendrogram to the right."""
+def _drawn(values: np.ndarray, names: list[str], branches: list[tuple[list[float], list[float]]]) -> Markup:
+    """Cells of 18 pixels, whose size the style sheet has, names to the left, the dendrogram to the right."""
     side, left = 18.0, min(210.0, 14 + 6.6 * max(map(len, names)))
     size, tree = side * len(names), 70.0
     cells = [
@@ -53,22 +53,19 @@ def _drawn(values: np.ndarray, names: list[str], across: list[list[float]], up: 
             tag("title", f"{names[i]} and {names[j]}: {value:+.2f}"),
             x=round(left + side * j, 1),
             y=side * i,
-            width=side - 1,
-            height=side - 1,
             class_=_step(float(value)),
         )
         for (i, j), value in np.ndenumerate(values)
         if value
     ]
     rows = [tag("text", name, x=left - 8, y=side * i + 13, class_="end") for i, name in enumerate(names)]
-    lines = [
-        tag("polyline", points=" ".join(f"{left + size + 4 + b * tree:.1f},{a / 10 * side:.1f}" for a, b in zip(x, y, strict=True)))
-        for x, y in zip(across, up, strict=True)
-    ]  # fmt: skip
+    start = left + size + 4
+    ends = [[f"{start + b * tree:.1f},{a / 10 * side:.1f}" for a, b in zip(*line, strict=True)] for line in branches]
+    lines = [tag("polyline", points=" ".join(points)) for points in ends]
     return tag(
         "svg",
         tag("title", "Cosines of the weights that read each pair of inputs", id="matrix-title"),
-        tag("rect", x=left, y=0, width=size - 1, height=size - 1, class_="ground"),
+        tag("path", d=f"M{left:g} 0h{size - 1:g}v{size - 1:g}h-{size - 1:g}z", class_="ground"),
         *rows,
         *cells,
         tag("g", *lines, class_="tree"),

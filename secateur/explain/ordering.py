@@ -90,7 +90,8 @@ def _swapped(network: Network, orders: Orders) -> Orders:
     """The orders after neighbours changed places wherever that removed crossings."""
     new = [list(order) for order in orders]
     for _ in range(SWAPS):
-        if not any([_pass(network, new, column) for column in range(len(new))]):
+        moved = [_pass(network, new, column) for column in range(len(new))]
+        if not any(moved):
             break
     return tuple(np.array(order, dtype=np.int64) for order in new)
 

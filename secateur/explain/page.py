@@ -1,4 +1,4 @@
-"""The pathway page: one self-contained HTML file in which a network can be read, offline, by mouse, touch or keyboard."""
+"""The pathway page: one self-contained HTML file in which a network is read, by mouse, touch or keyboard."""
 
 from __future__ import annotations
 
@@ -93,17 +93,21 @@ def _classes(study: Study) -> list[ClassRow]:
     return rows
 
 
-SHOWN = {"path product × scale": "slim", "permutation": "train", "in-degree": "cut"}
-"""Importances whose deletion is drawn, with the style of their line."""
+SHOWN = {
+    "path product × scale": ("paths", "slim"),
+    "permutation": ("permutation", "train"),
+    "in-degree": ("in-degree", "gone"),
+}
+"""Importances whose deletion is drawn, with the name and the style of their line."""
 
 
 def _deletion(study: Study) -> Markup | None:
     """What is left as inputs are deleted in the order of some importances."""
     lines = []
-    for name, kind in SHOWN.items():
+    for name, (short, kind) in SHOWN.items():
         if curve := study.deletions.get(name):
             values = curve.accuracy or curve.loss
-            lines.append(charts.Line(name.removesuffix(" × scale"), tuple(zip(curve.deleted, values, strict=True)), kind))
+            lines.append(charts.Line(short, tuple(zip(curve.deleted, values, strict=True)), kind))
     if not lines:
         return None
     accurate = study.accuracy is not None

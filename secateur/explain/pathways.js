@@ -67,7 +67,8 @@ function through({ column, unit }, shown) {
   };
 }
 
-const shadeOf = (share) => (share < 0 ? "n" : "p") + Math.min(4, Math.max(1, Math.ceil(4 * Math.sqrt(Math.abs(share)))));
+const step = (share) => Math.min(4, Math.max(1, Math.ceil(4 * Math.sqrt(Math.abs(share)))));
+const shadeOf = (share, signed = true) => (signed ? (share < 0 ? "n" : "p") : "q") + step(share);
 
 function paint() {
   const limit = net.stops[state.stop][0];
@@ -154,6 +155,7 @@ function say(target, sample, shown, lit, told) {
 function sampleSaid(target, sample, told) {
   const { label } = net.samples[state.sample];
   const read = label === null ? "" : `The sample is ${named[label]}, read as ${named[told]}. `;
+  const fixed = (v) => v.toFixed(2).replace("-", "−");
   const value = sample.values[target.column][target.unit];
   if (target.column === 0) return `${read}Its value is ${short(value)}.`;
   const slope = slopes(target.column, target.unit, () => true, sample.gates)[0];
@@ -161,8 +163,8 @@ function sampleSaid(target, sample, told) {
   const [up, down] = [sum(added.filter((v) => v > 0)), sum(added.filter((v) => v < 0))];
   svg.dataset.sum = up + down;
   svg.dataset.value = value;
-  if (!exact) return `${read}It comes to ${short(value)}; gradient × input, which need not sum to it, gives ${short(up)} for and ${short(-down)} against.`;
-  return `${read}It comes to ${short(value)} = ${short(value - up - down)} without inputs + ${short(up)} for − ${short(-down)} against.`;
+  if (!exact) return `${read}Its value is ${fixed(value)}; gradient × input, which need not sum to it, gives ${fixed(up)} for and ${fixed(-down)} against.`;
+  return `${read}Its value, ${fixed(value)}, is ${fixed(value - up - down)} from biases, ${fixed(up)} for and ${fixed(-down)} against it from inputs.`;
 }
 
 // Marks of the inputs: pixels on the grid, or named rows with bars.
@@ -178,7 +180,7 @@ function pixels() {
     points(rect, j);
     picture.append(rect);
     return (value, share, signed, here) => {
-      rect.setAttribute("class", `${shadeOf(share)}${value === 0 ? " dim" : ""}${here ? " here" : ""}`);
+      rect.setAttribute("class", `${shadeOf(share, signed)}${value === 0 ? " dim" : ""}${here ? " here" : ""}`);
     };
   });
 }
@@ -193,7 +195,7 @@ function rows() {
     points(row, j);
     return { row, mark: (value, share, signed, here) => {
       const bar = track.firstChild, wide = Math.abs(share) * (signed ? 50 : 100);
-      bar.className = shadeOf(share);
+      bar.className = shadeOf(share, signed);
       bar.style.left = `${signed ? (value < 0 ? 50 - wide : 50) : 0}%`;
       bar.style.width = `${wide}%`;
       track.classList.toggle("plain", !signed);

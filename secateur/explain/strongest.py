@@ -51,7 +51,9 @@ def ranked(network: Network, scale: Tensor | None = None, *, most: int = 4000) -
     return Ranked(rank, strength, np.cumsum(values) / total if total else np.zeros(0), paths)
 
 
-def _sums(network: Network, start: NDArray[np.float64], *, counted: bool = False) -> tuple[list[NDArray[np.float64]], ...]:
+def _sums(
+    network: Network, start: NDArray[np.float64], *, counted: bool = False
+) -> tuple[list[NDArray[np.float64]], ...]:
     """The strength of all paths from the inputs to each unit, and from each unit to the outputs."""
     weights = [layer.weight.double().abs().numpy() for layer in network.layers]
     if counted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ def components(network: Network) -> tuple[Component, ...]:
     made = []
     for label in np.unique(labels[known]):
         own = known & (labels == label)
-        columns = (np.flatnonzero(own[a:b]).tolist() for a, b in zip(starts, starts[1:], strict=False))
+        columns = (np.flatnonzero(own[a:b]).tolist() for a, b in pairwise(starts))
         made.append(Component(tuple(tuple(column) for column in columns)))
     return tuple(sorted(made, key=lambda one: (-sum(map(len, one.units)), one.units)))
 

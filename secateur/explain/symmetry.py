@@ -1,4 +1,4 @@
-"""Which inputs are interchangeable: by the weights that read them, and by what the network does when they are swapped."""
+"""Which inputs are interchangeable: by the weights that read them, and by what a network does when they are swapped."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def swap_symmetry(
         raise InputError(f"The 'reference' parameter of swap_symmetry must be an int of at least 1. Got {reference}.")
     x = read_inputs(network, inputs)
     cosine = weight_symmetry(network)
-    first, second = torch.triu_indices(*cosine.shape, offset=1)
+    first, second = torch.triu_indices(len(cosine), len(cosine), offset=1)
     values = cosine[first, second]
     chosen = [i for i in values.abs().argsort(descending=True, stable=True).tolist()[:most] if values[i] != 0]
     usual = _reference(network, x, reference, seed)

@@ -44,7 +44,8 @@ class DataPart(Part):
     """The data set."""
 
     name: str
-    """digits, mnist, fashion, cifar10, cifar100, or folder: a root with train, val and test, a folder a class."""
+    """digits, mnist, fashion, cifar10, cifar100, a table (breast_cancer, wine, diabetes), or folder: a root with train,
+    val and test, a folder a class."""
     root: str | None = None
     """The folder with its files; null is the one that SECATEUR_DATA names."""
     mean: tuple[float, ...] | None = None

@@ -113,7 +113,7 @@ def test_a_compact_network_is_read_at_the_inputs_it_kept():
 
 def test_inputs_of_another_size_are_refused():
     network = of_weights([[1.0, 2.0]])
-    with pytest.raises(InputError, match="must have 2 inputs a sample, as the network has. Got 3 instead"):
+    with pytest.raises(InputError, match=r"must have 2 inputs a sample, as the network has\. Got 3 instead"):
         path_product(network, torch.zeros(5, 3))
     with pytest.raises(InputError, match="at least one sample"):
         gradient_input(network, torch.zeros(0, 2))
