@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from typing import Any
 
@@ -57,19 +56,22 @@ def _drawn_only(study: Study, values: Tensor) -> Tensor:
 
 
 def _sample(study: Study, sample: Sample) -> dict[str, Any]:
-    values = sample.inputs[study.drawn.units[0]]
-    made: dict[str, Any] = {"x": [_short(v) for v in values.tolist()], "label": sample.label}
+    """A sample's values by the inputs' positions, those that are `base` left out: most of a picture is background."""
+    values = [_short(v) for v in sample.inputs[study.drawn.units[0]].tolist()]
+    base = max(set(values), key=values.count)
+    made: dict[str, Any] = {"label": sample.label, "base": base}
+    made["x"] = {str(j): value for j, value in enumerate(values) if value != base}
     if study.grid:
-        made["picture"] = base64.b64encode(_picture(sample.inputs, study.grid)).decode()
+        made["picture"] = _picture(sample.inputs, study.grid)
     return made
 
 
-def _picture(inputs: Tensor, grid: tuple[int, int]) -> bytes:
-    """A byte a pixel, from the sample's least value to its largest; channels are averaged."""
+def _picture(inputs: Tensor, grid: tuple[int, int]) -> str:
+    """A hexadecimal digit a pixel, from the sample's least value to its largest; channels are averaged."""
     pixels = inputs.float().view(-1, *grid).mean(0)
     low, high = pixels.min(), pixels.max()
-    scaled = ((pixels - low) / (high - low).clamp(min=1e-12) * 255).round()
-    return bytes(scaled.to(torch.uint8).flatten().tolist())
+    scaled = ((pixels - low) / (high - low).clamp(min=1e-12) * 15).round()
+    return "".join(f"{int(shade):x}" for shade in scaled.flatten().tolist())
 
 
 def _short(value: float) -> float:

@@ -120,7 +120,7 @@ def _edges(study: Study, at: Places) -> list[Markup]:
         n, s, t = (int(found[name][edge]) for name in ("layer", "source", "target"))
         (x0, x1), y0, y1 = at.x[n : n + 2], at.y[n][s], at.y[n + 1][t]
         middle = (x0 + x1) / 2
-        d = f"M{x0:.1f} {y0:.1f}C{middle:.1f} {y0:.1f} {middle:.1f} {y1:.1f} {x1:.1f} {y1:.1f}"
+        d = f"M{x0:.0f} {y0:.1f}C{middle:.0f} {y0:.1f} {middle:.0f} {y1:.1f} {x1:.0f} {y1:.1f}"
         made.append(tag("path", d=d, class_=shade(int(colour[edge])), stroke_width=round(stroke(value[edge]), 2)))
     return made
 

@@ -1,6 +1,7 @@
 "use strict";
 
 const net = JSON.parse(document.getElementById("data").textContent);
+for (const sample of net.samples) sample.x = net.pixels.map((_, j) => sample.x[j] ?? sample.base);
 const svg = document.getElementById("network");
 const last = net.orders.length - 1;
 const lines = [...svg.querySelectorAll(".edges path")];
@@ -282,8 +283,11 @@ function picture(canvas, index) {
   const context = canvas.getContext("2d");
   context.clearRect(0, 0, canvas.width, canvas.height);
   if (index === null) return;
-  const bytes = atob(net.samples[index].picture), image = context.createImageData(canvas.width, canvas.height);
-  for (let i = 0; i < bytes.length; i++) image.data.set([bytes.charCodeAt(i), bytes.charCodeAt(i), bytes.charCodeAt(i), 255], 4 * i);
+  const image = context.createImageData(canvas.width, canvas.height);
+  [...net.samples[index].picture].forEach((digit, i) => {
+    const shade = 17 * parseInt(digit, 16);
+    image.data.set([shade, shade, shade, 255], 4 * i);
+  });
   context.putImageData(image, 0, 0);
 }
 

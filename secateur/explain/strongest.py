@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from secateur.sparse import Network, edges, live
+from secateur.sparse import Network, edges
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,24 +32,24 @@ def ranked(network: Network, scale: Tensor | None = None, *, most: int = 4000) -
 
     At most the `most` strongest paths are told apart.
     """
+    size = _scale(network, scale)
     found = edges(network)
-    size = torch.ones(len(network.units[0])) if scale is None else scale
-    forward, backward = _sums(network, size.double().abs().numpy())
-    weight = np.abs(found["weight"].astype(np.float64))
-    layer = found["layer"]
-    strength = np.array([forward[n][s] for n, s in zip(layer, found["source"], strict=True)]) * weight
-    strength *= np.array([backward[n + 1][t] for n, t in zip(layer, found["target"], strict=True)])
-    values, last, steps = _best(network, found, size.double().abs().numpy(), most)
+    forward, backward = _sums(network, size)
+    strength = np.abs(found["weight"].astype(np.float64))
+    for number in range(len(network.layers)):
+        own = found["layer"] == number
+        strength[own] *= forward[number][found["source"][own]] * backward[number + 1][found["target"][own]]
+    values, best = _best(network, size, most)
     counts = _sums(network, np.ones(len(size)), counted=True)[0][-1]
     paths, total = int(counts.sum()), float(forward[-1].sum())
     rank = np.full(len(found), paths, dtype=np.int64)
-    for number in range(len(values) - 1, -1, -1):
-        unit, place = last[number]
-        for step in reversed(steps):
-            edge, place_before = step[unit][place]
-            rank[edge] = number + 1
-            unit, place = int(found["source"][edge]), place_before
+    for number in range(len(best) - 1, -1, -1):
+        rank[best[number]] = number + 1
     return Ranked(rank, strength, np.cumsum(values) / total if total else np.zeros(0), paths)
+
+
+def _scale(network: Network, scale: Tensor | None) -> NDArray[np.float64]:
+    return np.ones(len(network.units[0])) if scale is None else scale.double().abs().numpy()
 
 
 def _sums(
@@ -70,34 +71,38 @@ def _sums(
 Steps = list[list[list[tuple[int, int]]]]
 
 
-def _best(
-    network: Network, found: NDArray[np.void], scale: NDArray[np.float64], most: int
-) -> tuple[NDArray[np.float64], list[tuple[int, int]], Steps]:
-    """The strongest paths: their strengths, falling, where each ends (unit, place), and by which edges it came.
+def _best(network: Network, scale: NDArray[np.float64], most: int) -> tuple[NDArray[np.float64], list[list[int]]]:
+    """The strengths of the strongest paths, falling, and the edges of each.
 
     Of every unit the `most` strongest paths to it are kept, as (edge, place among the paths to its source).
     """
+    found = edges(network)
     paths = [np.array([value]) for value in scale]
     steps: Steps = []
     for number, layer in enumerate(network.layers):
         into: list[list[int]] = [[] for _ in range(len(layer.weight))]
         for edge in np.flatnonzero(found["layer"] == number):
             into[found["target"][edge]].append(int(edge))
-        next_paths, step = [], []
-        for own in into:
-            values, came = _merged(own, found, paths, most)
-            next_paths.append(values)
-            step.append(came)
-        paths = next_paths
-        steps.append(step)
+        merged = [_merged(own, found, paths, most) for own in into]
+        paths = [values for values, _ in merged]
+        steps.append([came for _, came in merged])
     everything = [(value, unit, place) for unit, own in enumerate(paths) for place, value in enumerate(own)]
-    everything.sort(key=lambda one: -one[0])
-    chosen = everything[:most]
-    return np.array([value for value, *_ in chosen]), [(unit, place) for _, unit, place in chosen], steps
+    chosen = sorted(everything, key=lambda one: -one[0])[:most]
+    return np.array([value for value, *_ in chosen]), [_back(found, steps, unit, at) for _, unit, at in chosen]
+
+
+def _back(found: NDArray[Any], steps: Steps, unit: int, place: int) -> list[int]:
+    """The edges of a path, from the one that ends in an output back to the inputs."""
+    path = []
+    for step in reversed(steps):
+        edge, place = step[unit][place]
+        path.append(edge)
+        unit = int(found["source"][edge])
+    return path
 
 
 def _merged(
-    own: list[int], found: NDArray[np.void], paths: list[NDArray[np.float64]], most: int
+    own: list[int], found: NDArray[Any], paths: list[NDArray[np.float64]], most: int
 ) -> tuple[NDArray[np.float64], list[tuple[int, int]]]:
     """The strongest paths over any of a unit's edges."""
     if not own:
@@ -111,35 +116,28 @@ def _merged(
 
 
 def strongest_part(network: Network, scale: Tensor, *, edges_drawn: int, units_drawn: int) -> Network:
-    """The network with its strongest edges alone, in the same columns: as many as a page can draw.
+    """The network with the edges of its strongest paths alone, in the same columns: as many as a page can draw.
 
-    Edges go in the order of the strength of all paths through them, so that at most `edges_drawn` remain, and no
-    column has more than `units_drawn` units with an edge left. What then is on no path goes too.
+    Paths are taken whole, the strongest first, as long as there are at most `edges_drawn` edges and `units_drawn`
+    units in a column.
     """
-    found, strength = edges(network), ranked(network, scale, most=1).strength
-    kept = np.zeros(len(found), dtype=bool)
+    found, kept = edges(network), set[int]()
     used: list[set[int]] = [set() for _ in network.units]
-    for edge in np.argsort(-strength, kind="stable"):
-        ends = [(int(found["layer"][edge]), int(found["source"][edge]))]
-        ends.append((ends[0][0] + 1, int(found["target"][edge])))
-        if any(unit not in used[column] and len(used[column]) >= units_drawn for column, unit in ends):
+    for path in _best(network, _scale(network, scale), edges_drawn)[1]:
+        ends = [(int(found["layer"][edge]), int(found["source"][edge])) for edge in path]
+        ends.append((len(network.layers), int(found["target"][path[0]])))
+        full = any(unit not in used[column] and len(used[column]) >= units_drawn for column, unit in ends)
+        if full or len(kept.union(path)) > edges_drawn:
             continue
-        kept[edge] = True
+        kept.update(path)
         for column, unit in ends:
             used[column].add(unit)
-        if kept.sum() == edges_drawn:
-            break
+    chosen = found[sorted(kept)]
     layers = []
     for number, layer in enumerate(network.layers):
+        own = chosen[chosen["layer"] == number]
+        target, source = (torch.from_numpy(own[end].astype(np.int64)) for end in ("target", "source"))
         weight = torch.zeros_like(layer.weight)
-        own = kept & (found["layer"] == number)
-        target, source = (torch.from_numpy(found[end][own].astype(np.int64)) for end in ("target", "source"))
         weight[target, source] = layer.weight[target, source]
         layers.append(replace(layer, weight=weight))
-    part = replace(network, layers=tuple(layers))
-    alive = live(part).units
-    layers = [
-        replace(layer, weight=layer.weight * alive[i + 1][:, None] * alive[i])
-        for i, layer in enumerate(part.layers)
-    ]  # fmt: skip
-    return replace(part, layers=tuple(layers))
+    return replace(network, layers=tuple(layers))

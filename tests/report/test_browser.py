@@ -3,51 +3,21 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import pytest
+from browsing import browser, show, worst_contrast
 from made import made_record
 
 from secateur.report import write
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    chromedriver = shutil.which("chromedriver")
-    if chromium is None or chromedriver is None:
-        pytest.skip("needs chromium and chromedriver on the PATH")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    profile = tmp_path_factory.mktemp("profile")
-    for argument in (
-        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
-        f"--user-data-dir={profile}",
-    ):  # fmt: skip
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
-    yield driver
-    driver.quit()
+__all__ = ["browser"]
 
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     return {n: write(made_record(groups=n), folder / str(n))["page"].as_uri() for n in (30, 300)}
-
-
-def show(browser, url, width=1280, scheme="light"):
-    features = {"prefers-color-scheme": scheme, "prefers-reduced-motion": "reduce"}
-    listed = [{"name": name, "value": value} for name, value in features.items()]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": listed})
-    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    browser.get(url)
 
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1280])
@@ -83,25 +53,7 @@ def test_dark_mode_changes_the_colours(browser, pages):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_has_contrast(browser, pages, scheme):
     show(browser, pages[30], scheme=scheme)
-    worst = browser.execute_script(
-        """
-        const parse = c => (c.match(/[\\d.]+/g) || []).map(Number);
-        const linear = v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
-        const light = c => [.2126, .7152, .0722].reduce((sum, share, i) => sum + share * linear(c[i] / 255), 0);
-        const behind = e => { for (; e; e = e.parentElement) { const c = parse(getComputedStyle(e).backgroundColor);
-          if (c.length === 3 || c[3] > 0) return c; } return [255, 255, 255]; };
-        let worst = [99, ''];
-        const texts = 'p, td, th, dt, dd, a, caption, h1, h2, h3, summary, code, text, button, .note';
-        for (const e of document.querySelectorAll(texts)) {
-          const style = getComputedStyle(e);
-          const colours = [e.tagName === 'text' ? style.fill : style.color].map(parse);
-          const [a, b] = [light(colours[0]), light(behind(e))].sort((x, y) => y - x);
-          const contrast = (a + .05) / (b + .05);
-          if (contrast < worst[0]) worst = [contrast, e.outerHTML.slice(0, 80)];
-        }
-        return worst;
-        """
-    )
+    worst = worst_contrast(browser)
     assert worst[0] >= 4.5, worst
 
 
