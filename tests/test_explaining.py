@@ -14,7 +14,7 @@ TABLE = {
     "data__limit": None,
     "training__epochs": 5,
     "pruning__units": "weights",
-    "pruning__budget": "1% weights",
+    "pruning__budget": "4% weights",
     "batch_norm__batches": 0,
     "measures__latency": False,
 }

@@ -9,7 +9,7 @@ import torch
 from markupsafe import Markup
 from torch import Tensor
 
-from secateur.explain.drawing import by_strength
+from secateur.explain.drawing import CROWDED, by_strength
 from secateur.explain.ordering import Orders
 from secateur.explain.study import Sample, Study
 from secateur.sparse import edges
@@ -32,6 +32,7 @@ def content(study: Study, orders: Orders) -> Markup:
         "pixels": study.drawn.units[0].tolist(),
         "importance": [_short(v) for v in _drawn_only(study, next(iter(study.importances.values()))).tolist()],
         "paths": study.ranked.paths,
+        "crowded": CROWDED,
         "stops": stops(study),
         "samples": [_sample(study, one) for one in study.samples],
     }

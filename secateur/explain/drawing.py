@@ -23,6 +23,8 @@ LEVELS = 4
 
 WIDTH = 960
 TOP, BOTTOM = 34, 14
+CROWDED = 90
+"""Edges between two columns above which they are drawn thinner."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,9 +105,9 @@ def by_strength(study: Study) -> NDArray[np.int64]:
     return np.argsort(study.ranked.strength, kind="stable")
 
 
-def stroke(value: float) -> float:
-    """How wide an edge of a strength in [-1, 1] is, in pixels."""
-    return 0.6 + 3.4 * abs(value)
+def stroke(value: float, beside: int) -> float:
+    """How wide an edge of a strength in [-1, 1] is, in pixels, among so many between the same columns."""
+    return 0.6 + (3.4 if beside <= CROWDED else 1.8) * abs(value)
 
 
 def shade(step: int) -> str:
@@ -115,13 +117,15 @@ def shade(step: int) -> str:
 
 def _edges(study: Study, at: Places) -> list[Markup]:
     found, (value, colour) = edges(study.drawn), strengths(study)
-    made = []
+    beside, made = np.bincount(found["layer"]).tolist(), []
     for edge in by_strength(study):
         n, s, t = (int(found[name][edge]) for name in ("layer", "source", "target"))
         (x0, x1), y0, y1 = at.x[n : n + 2], at.y[n][s], at.y[n + 1][t]
         middle = (x0 + x1) / 2
         d = f"M{x0:.0f} {y0:.1f}C{middle:.0f} {y0:.1f} {middle:.0f} {y1:.1f} {x1:.0f} {y1:.1f}"
-        made.append(tag("path", d=d, class_=shade(int(colour[edge])), stroke_width=round(stroke(value[edge]), 2)))
+        made.append(
+            tag("path", d=d, class_=shade(int(colour[edge])), stroke_width=round(stroke(value[edge], beside[n]), 2))
+        )
     return made
 
 

@@ -102,7 +102,7 @@ function paintEdges(shown, lit, flow) {
       const share = flow && flow(e) / most;
       const light = !shown(e) ? " off" : !lit ? "" : lit.edge(e) ? " lit" : " dim";
       e.line.setAttribute("class", (flow ? shadeOf(share) : e.shade) + light);
-      e.line.setAttribute("stroke-width", flow ? 0.6 + 3.4 * Math.abs(share) : e.width);
+      e.line.setAttribute("stroke-width", flow ? 0.6 + (own.length > net.crowded ? 1.8 : 3.4) * Math.abs(share) : e.width);
     }
   }
 }
@@ -138,6 +138,8 @@ function say(target, sample, shown, lit, told) {
   const visible = edges.filter(shown);
   const { into, out } = pathCounts(shown);
   const said = document.getElementById("said");
+  document.getElementById("of-samples").hidden = !sample;
+  document.getElementById("of-edges").hidden = Boolean(sample);
   if (!target) {
     said.textContent = `${count(sum(into[last]), "path")} over ${count(visible.length, "edge")}.`;
     return;

@@ -60,3 +60,14 @@ def test_a_text_model_is_cut_to_what_its_masks_left() -> None:
     assert result["cut loss"] == pytest.approx(result["masked loss"], rel=1e-5)
     assert result["masked loss"] < 0.9 * result["untrained loss"]
     assert result["slim parameters"] < 0.75 * result["dense parameters"]
+
+
+def test_breast_cancer_is_read_off_a_few_edges(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    result = example("breast_cancer").main(epochs=60, edges=40, page=page)
+    (row,) = result["runs"]
+    assert row["counts"]["edges"] <= 40
+    assert row["accuracy"] > 0.85
+    assert sum(row["importance"].values()) == pytest.approx(1)
+    assert len(row["importance"]) < 30
+    assert all(name in page.read_text() for name in row["importance"])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.optim import Adam
 
 import secateur
 from secateur.data import load
@@ -28,7 +31,7 @@ def test_tables_of_scikit_learn(name: str, features: int, classes: int, samples:
     torch.testing.assert_close(inputs.std(0, correction=0).flatten(), torch.ones(features), atol=1e-3, rtol=0)
     shares = [torch.bincount(torch.cat([y for _, y in part]), minlength=classes) for part in (data.train, data.test)]
     for a, b in zip(*(share / share.sum() for share in shares), strict=True):
-        assert a == pytest.approx(b, abs=0.12 if name == "diabetes" else 0.04)
+        assert float(a) == pytest.approx(float(b), abs=0.12 if name == "diabetes" else 0.04)
 
 
 def test_a_table_is_the_same_whatever_the_seed_of_its_split() -> None:
@@ -48,13 +51,13 @@ def test_the_toy_is_the_papers() -> None:
     assert x.std() == pytest.approx(3**-0.5, abs=0.02)
     expected = torch.stack([3 * torch.sin((x[:, 0] - x[:, 1]) ** 2), (x[:, 2] + x[:, 3]) ** 3], dim=1)
     torch.testing.assert_close(y, expected)
-    assert y.var(0).tolist() == pytest.approx([1.13, 2.3], rel=0.1)
+    assert y.var(0).tolist() == pytest.approx([1.13, 2.3], rel=0.15)
 
 
 def test_fit_learns_the_toy_with_a_loss_for_numbers() -> None:
     data = load("toy", batch_size=300)
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-    history = secateur.fit(net, data, epochs=4, lr=0.05, loss=F.l1_loss, progress=False)
+    history = secateur.fit(net, data, epochs=4, optimizer=partial(Adam, lr=0.05), loss=F.l1_loss, progress=False)
     assert history.epochs[-1].val_loss < history.epochs[0].train_loss
     assert history.epochs[-1].val_accuracy is None
 
