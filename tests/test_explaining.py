@@ -15,6 +15,7 @@ TABLE = {
     "training__epochs": 5,
     "pruning__units": "weights",
     "pruning__budget": "4% weights",
+    "pruning__allocation": "uniform",
     "batch_norm__batches": 0,
     "measures__latency": False,
 }

@@ -40,15 +40,15 @@ def bundled(name: str) -> Table:
     bunch = getattr(datasets, f"load_{name}")(**options)
     values = torch.from_numpy(bunch.data).float()
     targets = torch.from_numpy(bunch.target)
-    labels = targets.long() if name != "diabetes" else torch.zeros(len(targets), dtype=torch.int64)
+    labels = (targets > targets.median()).long() if name == "diabetes" else targets.long()
     order = stratified_order(labels, seed=0)
     test = order[: -(-len(order) // 5)].sort().values
-    if name != "diabetes":
+    if name == "diabetes":
+        classes: tuple[str, ...] = ("below the median", "above the median")
+        labels = (targets > targets[_others(test, len(targets))].median()).long()
+    else:
         classes = tuple(str(one) for one in bunch.target_names)
-        return Table(values, labels, test, tuple(bunch.feature_names), classes)
-    median = targets[_others(test, len(targets))].median()
-    above = (targets > median).long()
-    return Table(values, above, test, tuple(bunch.feature_names), ("below the median", "above the median"))
+    return Table(values, labels, test, tuple(str(one) for one in bunch.feature_names), classes)
 
 
 def toy() -> Table:

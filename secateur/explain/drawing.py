@@ -42,8 +42,8 @@ def places(study: Study, orders: Orders) -> Places:
     widest = max(len(order) for order in orders)
     step = 24.0 if named else max(4.6, 560 / widest)
     inner = max(widest * step, 300.0)
-    left = min(230.0, 22 + 6.7 * max(map(len, study.names))) if named else 16.0
-    right = min(190.0, 26 + 7.2 * max(map(len, study.classes)))
+    left = min(230.0, 22 + 7.3 * max(map(len, study.names))) if named else 16.0
+    right = min(190.0, 26 + 7.4 * max(map(len, study.classes)))
     columns = len(orders)
     x = tuple(left + (WIDTH - left - right) * i / (columns - 1) for i in range(columns))
     y = []

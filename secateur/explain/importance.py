@@ -7,6 +7,7 @@ reads it by 1/c, which sums of absolute weights do not.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -72,15 +73,17 @@ def permutation(
         raise InputError(f"The 'repeats' parameter of permutation must be an int of at least 1. Got {repeats}.")
     x, loss = read_inputs(network, inputs), loss or usual_loss(targets)
     draws = torch.Generator().manual_seed(seed)
-    before = loss(chain(network, x), targets)
-    rises = torch.zeros(x.shape[1], dtype=torch.float64)
+    first, rest = network.layers[0], replace(network, layers=network.layers[1:])
+    weight, rises = first.weight.double(), torch.zeros(x.shape[1], dtype=torch.float64)
+    sums = x @ weight.t() + first.bias.double()  # made once; below it is moved by what one input moves
+    before = loss(chain(rest, first.activate(sums)), targets)
     for _ in range(repeats):
         order = torch.randperm(len(x), generator=draws)
         for j in range(x.shape[1]):
-            own = x[:, j].clone()
-            x[:, j] = own[order]
-            rises[j] += loss(chain(network, x), targets) - before
-            x[:, j] = own
+            moved = (
+                sums + (x[order, j] - x[:, j])[:, None] * weight[:, j]
+            )  # the first layer, made anew where it differs
+            rises[j] += loss(chain(rest, first.activate(moved)), targets) - before
     return rises / repeats
 
 

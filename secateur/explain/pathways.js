@@ -308,6 +308,7 @@ slider.addEventListener("input", slid);
 // Columns at the width of the screen, so that letters and dots keep their size.
 const drawn = { width: svg.viewBox.baseVal.width, height: svg.viewBox.baseVal.height };
 const texts = units.map((own) => own.map((g) => g.querySelector("text")?.textContent));
+const heads = [...svg.querySelectorAll(".head")].map((head) => [head, head.textContent]);
 const edge = units.map((own) => (own.length ? Number(own[0].querySelector("circle").getAttribute("cx")) : 0));
 function place() {
   const width = Math.max(280, svg.parentElement.clientWidth - 20);
@@ -315,13 +316,16 @@ function place() {
   const right = Math.min(drawn.width - edge[last], width * 0.3);
   const x = net.orders.map((_, c) => left + ((width - left - right) * c) / last);
   svg.setAttribute("viewBox", `0 0 ${width} ${drawn.height}`);
-  svg.querySelectorAll(".head").forEach((head, c) => head.setAttribute("x", x[c]));
+  heads.forEach(([head, name], c) => {
+    head.setAttribute("x", x[c]);
+    head.textContent = c > 0 && x[1] - x[0] < 7.5 * name.length + 10 ? name.replace(/^layer /, "") : name;
+  });
   units.forEach((own, c) => own.forEach((g, u) => {
     g.querySelector("circle").setAttribute("cx", x[c]);
     const text = g.querySelector("text");
     if (!text) return;
     text.setAttribute("x", c === 0 ? x[c] - 12 : x[c] + 12);
-    const room = Math.floor(((c === 0 ? left : right) - 14) / 6.4);
+    const room = Math.floor(((c === 0 ? left : right) - 14) / 7.3);
     text.textContent = texts[c][u].length > room ? `${texts[c][u].slice(0, room - 1)}…` : texts[c][u];
   }));
   for (const e of edges) {

@@ -120,7 +120,10 @@ def test_a_bad_argument_is_named(arguments: dict[str, Any], message: str) -> Non
 def test_an_unknown_name_gets_the_nearest() -> None:
     with pytest.raises(InputError, match=r"no data set named 'cifar-10'. Nearest: cifar10, cifar100"):
         load("cifar-10")
-    with pytest.raises(InputError, match="Nearest: digits, mnist, fashion, cifar10, cifar100, folder"):
+    with pytest.raises(
+        InputError,
+        match="Nearest: digits, mnist, fashion, cifar10, cifar100, breast_cancer, wine, diabetes, toy, folder",
+    ):
         load("xyz")
 
 

@@ -58,8 +58,8 @@ def test_fit_learns_the_toy_with_a_loss_for_numbers() -> None:
     data = load("toy", batch_size=300)
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     history = secateur.fit(net, data, epochs=4, optimizer=partial(Adam, lr=0.05), loss=F.l1_loss, progress=False)
-    assert history.epochs[-1].val_loss < history.epochs[0].train_loss
-    assert history.epochs[-1].val_accuracy is None
+    assert history.rows[-1].val_loss < history.rows[0].train_loss
+    assert history.rows[-1].val_accuracy is None
 
 
 def test_a_table_is_not_augmented() -> None:
