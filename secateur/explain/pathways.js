@@ -46,14 +46,14 @@ function slopes(column, unit, shown, gates) {
   return slope;
 }
 
-// How many paths lead from the inputs to each unit, and from each unit to the outputs.
-function pathCounts(shown) {
+// Sums over all paths from the inputs to each unit, and from each unit to the outputs: of 1 each, or of what they carry.
+function paths(shown, start, size) {
   const into = columns(0), out = columns(0);
-  into[0].fill(1);
+  into[0] = start;
   out[last].fill(1);
-  for (const own of layers) for (const e of own) if (shown(e)) into[e.layer + 1][e.to] += into[e.layer][e.from];
-  for (const own of [...layers].reverse()) for (const e of own) if (shown(e)) out[e.layer][e.from] += out[e.layer + 1][e.to];
-  return { into, out };
+  for (const own of layers) for (const e of own) if (shown(e)) into[e.layer + 1][e.to] += size(e) * into[e.layer][e.from];
+  for (const own of [...layers].reverse()) for (const e of own) if (shown(e)) out[e.layer][e.from] += size(e) * out[e.layer + 1][e.to];
+  return { total: sum(into[last]), of: ({ column, unit }) => into[column][unit] * out[column][unit] };
 }
 
 // Every unit on a path through one, and the test for the edges of those paths.
@@ -136,22 +136,23 @@ const nameOf = ({ column, unit }) => (column === last ? named[unit] : units[colu
 
 function say(target, sample, shown, lit, told) {
   const visible = edges.filter(shown);
-  const { into, out } = pathCounts(shown);
+  const counted = paths(shown, net.pixels.map(() => 1), () => 1);
   const said = document.getElementById("said");
   document.getElementById("of-samples").hidden = !sample;
   document.getElementById("of-edges").hidden = Boolean(sample);
   if (!target) {
-    said.textContent = `${count(sum(into[last]), "path")} over ${count(visible.length, "edge")}.`;
+    said.textContent = `${count(counted.total, "path")} over ${count(visible.length, "edge")}.`;
     return;
   }
   const own = visible.filter(lit.edge);
-  const paths = into[target.column][target.unit] * out[target.column][target.unit];
   const ends = [0, last].map((c) => lit.units[c].map((there, u) => (there ? u : -1)).filter((u) => u >= 0));
-  const parts = [`${count(paths, sample ? "live path" : "path")} over ${count(own.length, "edge")}`];
+  const parts = [`${count(counted.of(target), sample ? "live path" : "path")} over ${count(own.length, "edge")}`];
   if (target.column > 0) parts.push(`from ${count(ends[0].length, "input")}`);
   if (target.column < last) parts.push(`to ${ends[1].map((u) => named[u]).join(", ") || "no output"}`);
   const before = document.createElement("b");
   before.textContent = nameOf(target);
+  const carried = paths(shown, net.scale[0], (e) => Math.abs(e.weight));
+  if (!sample && carried.total) parts.push(`with ${((100 * carried.of(target)) / carried.total).toFixed(1)} % of what all paths carry`);
   said.replaceChildren(before, `: ${parts.join(" ")}. ${sample ? sampleSaid(target, sample, told) : ""}`);
 }
 

@@ -81,7 +81,13 @@ def test_hovering_a_unit_lights_all_paths_through_it_and_no_other(browser, pages
     assert lit(browser) == before + int(into.sum()) + after
     assert lit(browser, "dim") == network.counts["edges"] - lit(browser)
     paths = int((network.layers[0].weight[into] != 0).sum()) * after
-    assert f"{paths} path" in browser.find_element(CSS, "#said").text
+    said = browser.find_element(CSS, "#said").text
+    assert f"{paths} path" in said
+    sizes = [layer.weight.double().abs() for layer in network.layers]
+    into = sizes[1] @ sizes[0] @ studies["table"].scale[0]
+    out = sizes[2].sum(0)
+    share = 100 * float(into[unit] * out[unit] / (into @ out))
+    assert f"with {share:.1f} % of what all paths carry" in said
     hover(browser, "h1")
     assert lit(browser) == 0
 
