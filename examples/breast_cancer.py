@@ -23,6 +23,7 @@ from torch.optim import Adam
 import secateur
 from secateur.data import Data, load
 from secateur.explain import Study, study, write
+from secateur.explain.page import ways
 from secateur.files import atomic_write
 from secateur.methods import Gumbel
 from secateur.report.gather import versions
@@ -72,6 +73,7 @@ def told(found: Study, seed: int) -> dict[str, Any]:
         "components": len(found.components),
         "importance": dict(zip(found.names, shares, strict=True)),
         "agreement": float(found.correlations[0, names.index("permutation")]),
+        "ways": [{"through": names, "share": share, "sign": sign} for names, share, sign in ways(found)],
         "pairs": [
             {
                 "inputs": [found.names[pair.first], found.names[pair.second]],

@@ -338,6 +338,15 @@ def read_features(most: int = 12) -> str:
     return table(["feature", "networks that read it", "mean share", "least", "largest"], lines)
 
 
+def read_paths() -> str:
+    """The strongest paths of the first seed's network."""
+    lines = [
+        [" → ".join(row["through"]), "for" if row["sign"] > 0 else "against", f"{100 * row['share']:.1f} %"]
+        for row in breast_cancer()["runs"][0]["ways"]
+    ]
+    return table(["path", "speaks", "share of all strength"], lines)
+
+
 def read_pairs() -> str:
     """The most alike inputs of the first seed's network."""
     lines = []
@@ -383,7 +392,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "runs": runs, "dense": dense, "surgery": surgery, "training": training, "step": step, "optim": optim,
     "recipe keys": keys, "recipes": shipped, "methods": methods, "gradient sampling": gradient_sampling,
     "coverage": coverage, "breast cancer networks": read_networks, "breast cancer features": read_features,
-    "breast cancer pairs": read_pairs,
+    "breast cancer paths": read_paths, "breast cancer pairs": read_pairs,
     **{f"coverage of {name}": partial(coverage, name) for name in ("torchvision", "timm", "transformers")},
 }  # fmt: skip
 

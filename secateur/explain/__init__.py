@@ -5,6 +5,7 @@ from secateur.explain.contributions import Contributions, contributions
 from secateur.explain.importance import degree, gradient_input, importances, path_product, permutation
 from secateur.explain.ordering import crossings, untangled
 from secateur.explain.page import render, write
+from secateur.explain.strongest import Way, strongest_paths
 from secateur.explain.structure import Component, components, reachability, subgraph
 from secateur.explain.study import Study, study
 from secateur.explain.symmetry import Pair, map_symmetry, swap_symmetry, weight_symmetry
@@ -15,6 +16,7 @@ __all__ = [
     "Deletion",
     "Pair",
     "Study",
+    "Way",
     "components",
     "contributions",
     "crossings",
@@ -28,6 +30,7 @@ __all__ = [
     "rank_correlations",
     "reachability",
     "render",
+    "strongest_paths",
     "study",
     "subgraph",
     "swap_symmetry",

@@ -11,9 +11,10 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from secateur.explain.content import content, stops
-from secateur.explain.drawing import LEVELS, drawing
+from secateur.explain.drawing import LEVELS, drawing, unit_name
 from secateur.explain.matrix import matrix
 from secateur.explain.ordering import as_they_are, crossings, untangled
+from secateur.explain.strongest import strongest_paths
 from secateur.explain.structure import subgraph
 from secateur.explain.study import Study
 from secateur.explain.symmetry import map_symmetry
@@ -51,6 +52,7 @@ def render(study: Study) -> str:
         stops=stops(study),
         levels=[f"n{i}" for i in range(LEVELS, 0, -1)] + [f"p{i}" for i in range(1, LEVELS + 1)],
         classes=_classes(study),
+        strongest=ways(study),
         correlations=study.correlations.tolist(),
         deletion=_deletion(study),
         areas={name: curve.area for name, curve in study.deletions.items()},
@@ -91,6 +93,12 @@ def _classes(study: Study) -> list[ClassRow]:
         part = next((i for i, one in enumerate(study.components, start=1) if k in one.outputs), None)
         rows.append(ClassRow(name, own.counts["edges"], alive[0], sum(alive[1:-1]), part))
     return rows
+
+
+def ways(study: Study, most: int = 8) -> list[tuple[list[str], float, int]]:
+    """The strongest paths of the drawing: the names of their units, their share of all strength, their sign."""
+    found = strongest_paths(study.drawn, study.scale[0], most=most)
+    return [([unit_name(study, i, unit) for i, unit in enumerate(one.units)], one.share, one.sign) for one in found]
 
 
 SHOWN = {

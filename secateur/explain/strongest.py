@@ -48,6 +48,33 @@ def ranked(network: Network, scale: Tensor | None = None, *, most: int = 4000) -
     return Ranked(rank, strength, np.cumsum(values) / total if total else np.zeros(0), paths)
 
 
+@dataclass(frozen=True)
+class Way:
+    """One path: its units, a position in every column; the share of all strength it has; whether it speaks for (+1)."""
+
+    units: tuple[int, ...]
+    share: float
+    sign: int
+
+
+def strongest_paths(network: Network, scale: Tensor | None = None, *, most: int = 10) -> tuple[Way, ...]:
+    """The strongest paths, by the product of their absolute weights and of their input's `scale`, `[in]`.
+
+    `sign` is that of the product of the weights: -1 for a path that lowers its output as its input grows.
+
+    >>> strongest_paths(network, inputs.std(0))[0].units
+    """
+    found, size = edges(network), _scale(network, scale)
+    values, best = _best(network, size, most)
+    total = float(_sums(network, size)[0][-1].sum())
+    made = []
+    for value, path in zip(values, best, strict=True):
+        steps = found[path[::-1]]
+        units = (*steps["source"].tolist(), int(steps["target"][-1]))
+        made.append(Way(units, float(value) / total if total else 0.0, int(np.prod(np.sign(steps["weight"])))))
+    return tuple(made)
+
+
 def _scale(network: Network, scale: Tensor | None) -> NDArray[np.float64]:
     return np.ones(len(network.units[0])) if scale is None else scale.double().abs().numpy()
 

@@ -94,6 +94,7 @@ def study(
     grid = (int(shape[1]), int(shape[2])) if shape is not None and len(shape) == 3 and shape[1] * shape[2] > 1 else None
     if not len(whole.units[0]):
         raise InputError("The network reads no input: all of its outputs are constant. Keep more edges.")
+    _check_targets(targets, len(inputs), len(network.units[-1]))
     x = inputs[:MEASURED]
     y = None if targets is None else targets[:MEASURED].cpu()
     drawn = _drawn(whole, x, edges_drawn, units_drawn)
@@ -134,6 +135,21 @@ def _checked(which: str, names: Sequence[str] | None, count: int) -> tuple[str, 
             f"of which {len(set(names) - {''})} differ."
         )
     return tuple(names)
+
+
+def _check_targets(targets: Tensor | None, samples: int, outputs: int) -> None:
+    """Raise `InputError` for targets that are not one a sample, or are labels without an output of their own."""
+    if targets is None:
+        return
+    if len(targets) != samples:
+        raise InputError(
+            f"The 'targets' parameter of study must be one for each of {samples} samples. Got {len(targets)}."
+        )
+    if not targets.is_floating_point() and int(targets.max()) >= outputs:
+        raise InputError(
+            f"The 'targets' parameter of study must be labels below {outputs}, the number of outputs, or numbers. Got "
+            f"the label {int(targets.max())}."
+        )
 
 
 def _name(index: int, names: tuple[str, ...] | None, grid: tuple[int, int] | None) -> str:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.explain.ordering import as_they_are, crossings, untangled
-from secateur.explain.strongest import ranked, strongest_part
+from secateur.explain.strongest import ranked, strongest_part, strongest_paths
 from secateur.sparse import edges, live
 
 networks = st.builds(
@@ -58,6 +58,14 @@ def test_a_network_of_399_edges_crosses_much_less():
     network = random_network((180, 40, 25, 10), share=0.045, seed=2)
     assert 300 < network.counts["edges"] < 500
     assert crossings(network, untangled(network)) < 0.5 * crossings(network, as_they_are(network))
+
+
+def test_strongest_paths_have_their_units_shares_and_signs():
+    network = of_weights([[1, 0, 0], [0, -2, 3]], [[4, 0], [1, 1]])
+    found = strongest_paths(network, torch.tensor([1.0, 1.0, 0.5]), most=3)
+    assert [way.units for way in found] == [(0, 0, 0), (1, 1, 1), (2, 1, 1)]
+    assert [way.sign for way in found] == [1, -1, 1]
+    assert [way.share for way in found] == pytest.approx([4 / 8.5, 2 / 8.5, 1.5 / 8.5])
 
 
 @settings(max_examples=25, deadline=None)

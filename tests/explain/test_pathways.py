@@ -93,6 +93,14 @@ def test_names_must_be_one_each(options, message):
         a_study(**options)
 
 
+def test_targets_must_fit_samples_and_outputs():
+    network, x = random_network(share=0.8), drawn(5, 6)
+    with pytest.raises(InputError, match="one for each of 5 samples"):
+        study(network, x, torch.zeros(4, dtype=torch.long))
+    with pytest.raises(InputError, match="labels below 3, the number of outputs, or numbers"):
+        study(network, x, torch.arange(5) % 4)
+
+
 def test_features_without_names_are_counted_and_it_is_said():
     found = a_study()
     assert found.names[0] == "input 0"
