@@ -64,7 +64,7 @@ def test_a_text_model_is_cut_to_what_its_masks_left() -> None:
 
 def test_breast_cancer_is_read_off_a_few_edges(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    result = example("breast_cancer").main(epochs=60, edges=40, page=page)
+    result = example("breast_cancer").main(epochs=25, edges=40, page=page)
     (row,) = result["runs"]
     assert row["counts"]["edges"] <= 40
     assert row["accuracy"] > 0.85

@@ -5,11 +5,13 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
+import tiny
 import torch
 from torch.nn import functional as F
 from torch.optim import Adam
 
 import secateur
+from secateur.building import load_data
 from secateur.data import load
 from secateur.errors import InputError
 
@@ -65,3 +67,8 @@ def test_fit_learns_the_toy_with_a_loss_for_numbers() -> None:
 def test_a_table_is_not_augmented() -> None:
     with pytest.raises(InputError, match="Got 'flip' for wine, a table"):
         load("wine", augment="flip")
+
+
+def test_a_recipe_needs_classes() -> None:
+    with pytest.raises(InputError, match="The targets of 'toy' are numbers; train on it with"):
+        load_data(tiny.recipe(data__name="toy", data__limit=None), torch.device("cpu"))
