@@ -19,7 +19,7 @@ def test_psnr_by_hand():
 def test_noise_is_taken_off_within_the_budget():
     found = EXAMPLE["compare"]("digits", limit=512, epochs=6, steps=5, budget="60% macs", width=16, depth=3)
     assert list(found) == ["noisy", "dense", "at once", "decay", "decay and rectify"]
-    assert 20 < found["noisy"]["psnr"] < 21  # 10 log10(255^2 / 25^2), less what clipping mends
+    assert 20 < found["noisy"]["psnr"] < 23  # 10 log10(255^2 / 25^2), and what clipping mends
     for name in list(found)[1:]:
         assert found[name]["psnr"] > found["noisy"]["psnr"] + 0.5
         assert found[name]["macs"] <= (1.0 if name == "dense" else 0.6)
