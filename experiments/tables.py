@@ -339,7 +339,8 @@ def _plain(value: Any) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "runs": runs, "dense": dense, "surgery": surgery, "training": training, "step": step, "optim": optim,
-    "recipe keys": keys, "recipes": shipped, "methods": methods, "gradient sampling": gradient_sampling, "coverage": coverage,
+    "recipe keys": keys, "recipes": shipped, "methods": methods, "gradient sampling": gradient_sampling,
+    "coverage": coverage,
     **{f"decay {which}": partial(decay, which) for which in ("arms", "sensitivity", "verdict")},
     **{f"coverage of {name}": partial(coverage, name) for name in ("torchvision", "timm", "transformers")},
 }  # fmt: skip

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from secateur import zoo
 from secateur.folder import differences
-from secateur.recipe import METHODS, Recipe
+from secateur.recipe import METHODS, Recipe, text
+from secateur.run import run
 from secateur.run.experiments import experiments
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,3 +60,25 @@ def test_a_decay_of_the_experiments_fits_between_start_and_stop():
         options, steps = recipe.method.options, recipe.fine_tuning.epochs * STEPS
         between = (options["stop"] - options["start"]) * steps
         assert (recipe.method.removal.steps or 1) + options["rounds"] < 0.6 * between, file.stem
+
+
+@pytest.mark.slow
+def test_the_recipe_of_a_folder_runs_on_a_small_one(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    for split, many in (("train", 6), ("val", 2)):
+        for kind in ("cats", "dogs", "owls"):
+            (tmp_path / "images" / split / kind).mkdir(parents=True)
+            for number in range(many):
+                pixels = torch.randint(256, (40, 48, 3), generator=generator, dtype=torch.uint8).numpy()
+                Image.fromarray(pixels).save(tmp_path / "images" / split / kind / f"{number}.png")
+    small = [
+        "model.spec=zoo:resnet8", f"data.root={tmp_path / 'images'}", "data.size=32", "data.workers=0",
+        "data.batch_size=6", "fine_tuning.epochs=4", "fine_tuning.warmup=0", "pruning.method.removal.steps=3",
+    ]  # fmt: skip
+    written = text.read(ROOT / "experiments" / "decay_pruning" / "imagenet_resnet50_dhspg_rectify.yaml")
+    for change in (*small, f"out={tmp_path / 'out'}"):
+        written = written.set(change)
+    record = run(Recipe.written(written))
+    assert record.proof.proven
+    assert record.final.macs <= 0.385 * record.dense.macs
+    assert {row.what for row in record.leavings} >= {"leaving", "gone"}
