@@ -193,3 +193,19 @@ def test_necessary_weights_and_blocks_are_released_and_others_are_not(kind, opti
     found = released(groups, leaving, lambda: F.mse_loss(net(x), target), OPTIMIZERS[optimizer])
     assert found["weight"]
     assert found["weight"] <= set(first.tolist())
+
+
+@pytest.mark.parametrize("activation", [nn.Softplus(), nn.Sigmoid()], ids=["softplus", "sigmoid"])
+def test_what_is_gone_leaves_no_constant_behind_an_activation_that_is_not_zero_at_zero(activation):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            nn.Conv2d(1, 12, 3, padding=1), activation, nn.Conv2d(12, 8, 3, padding=1), nn.Flatten(), nn.Linear(200, 3)
+        )
+        groups = secateur.groups(net, torch.zeros(1, 1, 5, 5))
+    method = Iterative(groups=groups, removal=Decay(6), rounds=1, start=0.1, stop=0.7, planning={"round_to": 1})
+    history = trained(method)
+    assert any(len(kept) < method.plan.units[name] for name, kept in method.plan.keep.items())
+    assert secateur.record(history.model).proof.holds
+    x = torch.randn(3, 1, 5, 5)
+    torch.testing.assert_close(history.model.eval()(x), groups.model.eval()(x))
