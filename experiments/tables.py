@@ -163,6 +163,17 @@ def _pruned(found: list[PrunabilityRow], sparsity: float, again: bool) -> Spread
     return spread([point.accuracy for point in points if point is not None])
 
 
+def decay(which: str, found: dict[str, list[RunRecord]] | None = None) -> str:
+    """The comparisons of decay pruning ("arms"), what its parameters do ("sensitivity"), or what they say."""
+    tables = runpy.run_path(str(EXPERIMENTS / "decay_tables.py"))
+    made = tables[which](gathered() if found is None else found)
+    if isinstance(made, str):
+        return made
+    head, lines = made
+    told = "Gains in points, a mean over paired seeds with its 95 % interval (Student's)."
+    return f"{table(head, lines)}\n\n{ACCURACIES} {told}" if lines else str(tables["NOT_MEASURED"])
+
+
 def surgery() -> str:
     """Seconds and memory of pruning half of the channels, beside Torch-Pruning."""
     result: dict[str, Any] = json.loads((RESULTS / "benchmarks" / "surgery.json").read_text())
@@ -393,6 +404,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "recipe keys": keys, "recipes": shipped, "methods": methods, "gradient sampling": gradient_sampling,
     "coverage": coverage, "breast cancer networks": read_networks, "breast cancer features": read_features,
     "breast cancer paths": read_paths, "breast cancer pairs": read_pairs,
+    **{f"decay {which}": partial(decay, which) for which in ("arms", "sensitivity", "verdict")},
     **{f"coverage of {name}": partial(coverage, name) for name in ("torchvision", "timm", "transformers")},
 }  # fmt: skip
 

@@ -201,6 +201,14 @@ def prune(
     units: Annotated[str | None, typer.Option(help="channels, weights or blocks")] = None,
     allocation: Annotated[str | None, typer.Option(help="global, local or uniform")] = None,
     round_to: Annotated[int | None, typer.Option(min=1, help="Widths are multiples of it; 1 for any width.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="Prunes during the fine-tuning: iterative, group_sparse, dhspg, hesso, ...")
+    ] = None,
+    removal: Annotated[
+        str | None, typer.Option(help="How units leave under a method: immediate, decay, multiplicative or adaptive")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of training that a removal takes.")] = None,
+    rectify: Annotated[bool, typer.Option("--rectify", help="Release units that resist their removal.")] = False,
     keep: Annotated[list[str] | None, typer.Option(help="A module, name or pattern that stays whole; repeat.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate of the fine-tuning.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Weight decay of the fine-tuning.")] = None,
@@ -220,11 +228,13 @@ def prune(
 ) -> None:
     """Prune a network to a budget, prove the cut, fine-tune, measure, and report. A killed run goes on where it was."""
     root = str(data_root) if data_root else None
-    given = {
+    given: dict[str, Any] = {
         "model.spec": model, "data.name": data, "model.weights": weights, "pruning.budget": budget,
         "out": str(out) if out else None, "fine_tuning.epochs": fine_tune, "training.epochs": epochs,
         "pruning.criterion": criterion, "pruning.units": units, "pruning.allocation": allocation,
-        "pruning.round_to": round_to, "pruning.keep": keep or None, "fine_tuning.lr": lr,
+        "pruning.method.name": method, "pruning.method.removal.name": removal, "pruning.method.removal.steps": steps,
+        "pruning.method.removal.rectify": {} if rectify else None, "pruning.round_to": round_to,
+        "pruning.keep": keep or None, "fine_tuning.lr": lr,
         "fine_tuning.weight_decay": weight_decay, "data.batch_size": batch_size, "training.precision": precision,
         "fine_tuning.precision": precision, "model.classes": classes, "data.root": root,
         "data.mean": _numbers("mean", mean), "data.std": _numbers("std", std), "data.validation": validation,

@@ -231,6 +231,38 @@ def test_prune_does_the_whole_job(call, tmp_path):
     assert "  epoch 1/1: loss" in err
 
 
+FADING = ["prune", "zoo:resnet8", "--data", "digits", "--epochs", "1", "--fine-tune", "2", "--set", "data.limit=256",
+          "--set", "measures.latency=false"]  # fmt: skip
+
+
+def test_prune_lets_units_leave_while_it_trains(call, tmp_path):
+    code, _, err = call(
+        *FADING, "--out", tmp_path, "--method", "iterative", "--removal", "decay", "--steps", "2", "--rectify",
+        "--round-to", "4", "--set", "pruning.method.options.rounds=1", "--set", "data.batch_size=32",
+    )  # fmt: skip
+    assert code == 0, err
+    record = RunRecord.load(tmp_path / "result.json")
+    removal = record.recipe["pruning"]["method"]["removal"]
+    assert (removal["name"], removal["steps"], removal["rectify"]["rate"]) == ("decay", 2, 0.1)
+    assert {row.what for row in record.leavings} >= {"leaving", "gone"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--removal", "decay"], "must have the key 'pruning.method.name'"),
+        (["--method", "heso"], "Did you mean 'hesso'?"),
+        (["--method", "hesso", "--removal", "decay"], "must have the key 'steps'"),
+        (["--method", "hesso", "--removal", "decay", "--steps", "9999"], "'removal' of HESSO takes 9999 steps"),
+    ],
+)
+def test_a_method_that_cannot_be_is_told_before_the_training(call, tmp_path, options, message):
+    code, _, err = call(*FADING, "--out", tmp_path, *options)
+    assert code == 2
+    assert message in err
+    assert "epoch" not in err
+
+
 def test_run_carries_out_a_recipe_once(call, tmp_path):
     tiny.recipe(training__epochs=2).save(tmp_path / "recipe.yaml")
     command = ("run", tmp_path / "recipe.yaml", "--set", "fine_tuning.epochs=0", "--set", "seed=4",

@@ -10,7 +10,7 @@ from secateur.errors import InputError
 from secateur.methods import GroupSparse
 from secateur.recipe import METHODS, Recipe, changed
 from secateur.recipe.shown import shown, summary
-from secateur.removal import Decay, Immediate, Multiplicative, Rectify
+from secateur.removal import Adaptive, Decay, Immediate, Multiplicative, Rectify
 
 LEAST = {
     "model": {"spec": "zoo:resnet20", "weights": "resnet20.th"},
@@ -61,6 +61,8 @@ def test_removals_are_made_with_what_they_are_told():
     assert (type(faded), faded.steps, faded.side, faded.rectify) == (Multiplicative, 7, "both", None)
     decay = policy({**DECAY, "rectify": {"variant": "product", "cooldown": 3}})
     assert (type(decay), decay.rectify) == (Decay, Rectify(variant="product", cooldown=3))
+    paced = policy({"name": "adaptive", "steps": 40, "options": {"mean": 0.25}})
+    assert (type(paced), paced.steps, paced.mean, paced.least) == (Adaptive, 40, 0.25, 0.1)
     part = made("pruning.method.removal", DECAY).pruning.method.removal
     assert part.policy() is not part.policy()
 
@@ -137,6 +139,17 @@ METHOD = "pruning.method"
             f"{METHOD}.removal",
             {"name": "immediate", "steps": 3},
             f"'{METHOD}.removal.steps' of the recipe must be left out",
+        ),
+        (f"{METHOD}.removal", {**DECAY, "options": {"mean": 0.5}}, "decay has no option 'mean'. It takes none."),
+        (
+            f"{METHOD}.removal",
+            {**DECAY, "name": "adaptive", "options": {"mean": 2}},
+            f"'{METHOD}.removal.options.mean' of the recipe must be a share of the steps in (0, 1]. Got 2",
+        ),
+        (
+            f"{METHOD}.removal",
+            {**DECAY, "name": "adaptive", "options": {"least": "few"}},
+            f"'{METHOD}.removal.options.least' of the recipe must be a valid number. Got 'few'",
         ),
         (
             "pruning.rounds",

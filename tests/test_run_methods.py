@@ -110,7 +110,8 @@ def test_every_method_ends_within_the_budget(tmp_path, method, removal):
 
 
 def test_criteria_teachers_and_averages_go_with_a_method(tmp_path):
-    more = {"pruning__criterion": "random", "fine_tuning__distill": {"weight": 2.0}, "fine_tuning__ema": 0.5}
+    more = {"pruning__criterion": "random", "fine_tuning__distill": {"weight": 2.0}, "fine_tuning__ema": 0.5,
+            "fine_tuning__adversarial": {"epsilon": 0.1}}  # fmt: skip
     first, other = (run(recipe(tmp_path / str(s), seed=s, training__epochs=0, data__limit=64, **more)) for s in (0, 1))
     units = [{(row.group, row.units) for row in record.leavings} for record in (first, other)]
     assert units[0] != units[1]
@@ -126,6 +127,7 @@ def test_single_weights_fade_in_a_run(tmp_path):
     assert record.final.nonzero_params < 0.3 * record.final.params
 
 
-def test_more_steps_than_the_training_has_are_told(tmp_path):
-    with pytest.raises(InputError, match="The 'removal' of Iterative takes 500 steps"):
-        run(recipe(tmp_path, removal={"name": "decay", "steps": 500}, training__epochs=0, data__limit=64))
+def test_more_steps_than_the_training_has_are_told_before_the_dense_training(tmp_path):
+    with pytest.raises(InputError, match=r"The 'removal' of Iterative takes 500 steps .* leave 17 of 24 steps"):
+        run(recipe(tmp_path, removal={"name": "decay", "steps": 500}))
+    assert not (tmp_path / "dense.safetensors").exists()

@@ -115,6 +115,10 @@ class OnGates:
         """The units whose gates were released."""
         return self.inner.resting()
 
+    def round_over(self) -> None:
+        """A round less to rest."""
+        self.inner.round_over()
+
     def state_dict(self) -> dict[str, Any]:
         """That of the policy."""
         return self.inner.state_dict()

@@ -79,9 +79,21 @@ class Pruner(ABC):
     @classmethod
     def check_fields(cls, fields: Mapping[str, Any]) -> None:
         """Raise `InputError` for fields out of range, beside the defaults of the others; no groups are needed."""
+        cls._blank(fields).check()
+
+    @classmethod
+    def check_time(cls, fields: Mapping[str, Any], removal: Removal | None, steps: int) -> None:
+        """Raise `InputError` if a training of so many steps is too short for the removal; no groups are needed."""
+        blank = cls._blank({**fields, "removal": removal})
+        blank.policy = removal if removal is not None else Immediate()
+        blank.find_time(steps)
+
+    @classmethod
+    def _blank(cls, fields: Mapping[str, Any]) -> Pruner:
+        """An object with `fields` and nothing else, to be checked."""
         blank = cls.__new__(cls)
         vars(blank).update(fields)
-        blank.check()
+        return blank
 
     def check(self) -> None:
         """See that the fields are in range; raises `InputError` for the first that is not."""
@@ -129,11 +141,21 @@ class Pruner(ABC):
     def setup(self, state: State) -> Iterable[dict[str, Any]] | None:
         """See that the pruning fits the model, the training and the other methods."""
         self._check(state)
-        steps = state.epochs * state.steps_per_epoch
+        self.find_time(state.epochs * state.steps_per_epoch)
+        added = self.prepare(state)
+        self.round_at = self.times()
+        self._final_share = self.target.asked / self.target.spent()
+        self._solve({g.name: torch.ones(g.units) for g in self.groups}, self.target.budget)
+        return added
+
+    def find_time(self, steps: int) -> None:
+        """Set when the first units are chosen, the budget is solved for good, and met, in a training of `steps` steps.
+
+        Raises `InputError` where the removal and the rounds do not fit between `start` and `stop`.
+        """
         self.first, self.last = max(1, round(self.start * steps)), round(self.stop * steps)
         if self.removal is None:
             self.policy = self.usual_removal()
-        added = self.prepare(state)
         self.solve_at = self.last - self.policy.steps
         between = self.solve_at - self.first
         if between < self.rounds - 1:
@@ -142,10 +164,6 @@ class Pruner(ABC):
                 f"rounds; 'start' and 'stop' leave {self.last - self.first} of {steps} steps for them. Take fewer, or "
                 "move 'start' and 'stop' apart."
             )
-        self.round_at = self.times()
-        self._final_share = self.target.asked / self.target.spent()
-        self._solve({g.name: torch.ones(g.units) for g in self.groups}, self.target.budget)
-        return added
 
     def before_step(self, state: State) -> None:
         """Keep what is gone out of gradients; the policy remembers what it compares."""
@@ -164,7 +182,9 @@ class Pruner(ABC):
             number = self.round_at.index(state.step) + 1
             wish = Budget(self.target.spent() * self.share(number), "absolute", self.target.budget.unit)
             self._scores = {name: values.detach().cpu() for name, values in self.scores(state).items()}
-            self._aim(state, self._solved(wish))
+            made = self._solved(wish)
+            self.policy.round_over()
+            self._aim(state, made)
         elif any(departure.released.any() for departure in ended.values()) and state.step < self.solve_at:
             self._replace_released(state)
 

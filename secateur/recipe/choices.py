@@ -17,7 +17,7 @@ from secateur import criteria
 from secateur.errors import InputError
 from secateur.methods import CRIC, DHSPG, HESSO, GateDecorator, GroupSparse, Iterative, Pruner
 from secateur.optim import StochGradAdam, StochGradAdamW, sampled_adamw, sampled_sgd
-from secateur.removal import Decay, Fading, Multiplicative
+from secateur.removal import Adaptive, Decay, Fading, Multiplicative
 
 CRITERIA: dict[str, Callable[..., criteria.Scores]] = {
     "magnitude": criteria.magnitude,
@@ -59,8 +59,11 @@ SET_BY_PRUNING = ("groups", "budget", "removal", "planning", "criterion")
 """Parameters of methods that a run fills in from the other keys of `pruning`."""
 
 IMMEDIATE = "immediate"
-FADING: dict[str, type[Fading]] = {"decay": Decay, "multiplicative": Multiplicative}
+FADING: dict[str, type[Fading]] = {"decay": Decay, "multiplicative": Multiplicative, "adaptive": Adaptive}
 """What `pruning.method.removal.name` can name."""
+
+SET_BY_REMOVAL = ("steps", "rectify", "side")
+"""Parameters of removals for which a recipe has keys of their own."""
 
 
 def parameters(function: Callable[..., Any]) -> list[str]:

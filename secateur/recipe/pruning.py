@@ -15,6 +15,7 @@ from secateur.recipe.choices import (
     IMMEDIATE,
     METHODS,
     SET_BY_PRUNING,
+    SET_BY_REMOVAL,
     SET_BY_RUN,
     parameters,
     require_known,
@@ -57,18 +58,33 @@ class RemovalPart(Part):
     """How units leave; null: the method's own way, mostly at once."""
 
     name: str
-    """immediate, decay (smooth pruning, arXiv 2406.03879) or multiplicative (that of HESSO)."""
+    """immediate, decay (smooth pruning, arXiv 2406.03879), multiplicative (that of HESSO) or adaptive (decay at each
+    group's own pace)."""
     steps: int | None = None
-    """How many steps of the optimizer a unit takes; null for immediate alone."""
+    """How many steps of the optimizer a unit takes, of adaptive at most; null for immediate alone."""
     side: Literal["producers", "both"] = default(Decay, "side")
     """What shrinks: what makes a unit's activation, or also the columns that read it."""
     rectify: RectifyPart | None = None
     """When a unit is released on its way; null: never."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Of adaptive: mean, the share of the steps that units take on average, and least."""
 
     @field_validator("name")
     @classmethod
     def _known(cls, value: str) -> str:
         return require_known(value, (IMMEDIATE, *FADING))
+
+    @field_validator("options")
+    @classmethod
+    def _taken(cls, given: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        name = info.data.get("name", IMMEDIATE)
+        if name == IMMEDIATE:  # or wrong, and told as such
+            return given
+        require_options(name, FADING[name], given, SET_BY_REMOVAL)
+        hints = get_type_hints(FADING[name])
+        typed = {option: _typed(option, value, hints[option]) for option, value in given.items()}
+        FADING[name](1, **typed)
+        return typed
 
     @model_validator(mode="after")
     def _complete(self) -> RemovalPart:
@@ -77,8 +93,8 @@ class RemovalPart(Part):
                 raise InputError("must have the key 'steps'.")
             self.policy()
             return self
-        for name in ("steps", "side", "rectify"):
-            if getattr(self, name) != RemovalPart.model_fields[name].default:
+        for name in ("steps", "side", "rectify", "options"):
+            if getattr(self, name) != RemovalPart.model_fields[name].get_default(call_default_factory=True):
                 raise MisfitError(name, "must be left out: immediate removal takes one step.")
         return self
 
@@ -88,7 +104,7 @@ class RemovalPart(Part):
             return Immediate()
         assert self.steps is not None
         rule = self.rectify.rule() if self.rectify is not None else None
-        return FADING[self.name](self.steps, rule, self.side)
+        return FADING[self.name](self.steps, rule, self.side, **self.options)
 
 
 class MethodPart(Part):

@@ -1,4 +1,4 @@
-"""The trainings of a recipe: the parameters of `fit` and of its optimizer, distillation, and rewinding."""
+"""The trainings of a recipe: parameters of `fit` and its optimizer, distillation, adversarial inputs, rewinding."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from secateur.errors import InputError
 from secateur.recipe.choices import OPTIMIZERS, SET_BY_KEYS, parameters, require_known, require_options
 from secateur.recipe.parts import Part, default
+from secateur.training.adversarial import Adversarial
 from secateur.training.distillation import Distillation
 from secateur.training.settings import Training
 
@@ -98,6 +99,15 @@ class DistillPart(Part):
     """Divides both models' outputs; higher tells more of the wrong classes."""
 
 
+class AdversarialPart(Part):
+    """Learning also from inputs moved to where the loss grows most (arXiv 1412.6572, 2001.03994); null: not."""
+
+    epsilon: float = Field(default=default(Adversarial, "epsilon"), gt=0)
+    """How far an input is moved at most, after normalisation."""
+    weight: float = Field(default=default(Adversarial, "weight"), gt=0)
+    """Of the moved inputs' term; the data's own weighs 1."""
+
+
 class RewindPart(Part):
     """Going back to an epoch of this run's training (arXiv 1912.05671, 2003.02389); null: not."""
 
@@ -122,5 +132,7 @@ class FineTuningPart(TrainingPart):
     """Learning rate, which the schedule multiplies."""
     distill: DistillPart | None = None
     """Learn from the dense model's outputs too; null: from the labels alone."""
+    adversarial: AdversarialPart | None = None
+    """Learn from inputs moved against the network too; null: from the data alone."""
     rewind: RewindPart | None = None
     """Go back to an epoch of this run's training; null: go on from the weights after the cut."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from secateur.removal.adaptive import Adaptive
 from secateur.removal.decay import Decay, Fading, Multiplicative
 from secateur.removal.entries import Entries
 from secateur.removal.policy import Departure, Immediate, Removal, unit_marks
 from secateur.removal.rectify import Rectify
 
 __all__ = [
+    "Adaptive",
     "Decay",
     "Departure",
     "Entries",

@@ -65,8 +65,12 @@ class Fading(ABC):
             raise InputError(f"The '{name}' parameter of {kind} must be {what}. Got {getattr(self, name)!r} instead.")
 
     @abstractmethod
-    def factors(self, norms: Tensor, initial: Tensor, left: Tensor) -> Tensor:
-        """What each leaving unit is multiplied by, shape `[leaving]`: `left` of `steps` steps remain after this one."""
+    def factors(self, norms: Tensor, initial: Tensor, left: Tensor, whole: Tensor) -> Tensor:
+        """What each leaving unit is multiplied by, shape `[leaving]`: `left` of `whole` steps remain after this one."""
+
+    def paces(self, groups: Groups, starting: Mapping[str, Tensor]) -> Mapping[str, int]:  # noqa: ARG002 - all alike
+        """Group name -> how many steps the units take that start to leave now, at most `steps`."""
+        return dict.fromkeys(starting, self.steps)
 
     def start(self, groups: Groups, leaving: Mapping[str, Tensor], *, certain: bool = False) -> None:
         """Let units leave from now on; see `Removal.start`. Raises `InputError` for units that do not exist."""
@@ -77,15 +81,16 @@ class Fading(ABC):
         for name, indices in leaving.items():
             fresh[self._range(name)] = unit_marks(groups, name, indices)
         fresh &= self._countdown == 0
-        self._countdown[fresh] = self.steps
+        starting = {name: fresh[self._range(name)].nonzero().flatten() for name in leaving}
+        for name, steps in self.paces(groups, {name: units for name, units in starting.items() if len(units)}).items():
+            self._countdown[self._range(name)][starting[name]] = steps
         self._gather(groups)
-        if leaving:
-            self._book["rest"] = (self._book["rest"] - 1).clamp(min=0)
         if self._entries is not None:
             marks = fresh.to(self._book["left"].device)
             norms = torch.zeros_like(self._book["initial"])
             norms[self._spots] = self._entries.norms(self._entries.weights())[self._within]
-            self._book["left"].masked_fill_(marks, self.steps)
+            for name in ("left", "whole"):
+                self._book[name] = torch.where(marks, self._countdown.to(marks.device), self._book[name])
             self._book["initial"] = torch.where(marks, norms, self._book["initial"])
             for name in ("rate", "length", "watched"):
                 self._book[name].masked_fill_(marks, 0)
@@ -106,7 +111,7 @@ class Fading(ABC):
             self._watch(self.rectify, weights - self._before, norms)
         self._countdown[self._countdown > 0] -= 1
         book["left"][spots] -= 1
-        shrunk = self.factors(norms[self._within], book["initial"][spots], book["left"][spots])
+        shrunk = self.factors(norms[self._within], book["initial"][spots], book["left"][spots], book["whole"][spots])
         factors = torch.ones_like(norms)
         factors[self._within] = torch.where(book["freed"][spots] > 0, 1.0, shrunk)
         self._entries.scale(factors, optimizer)
@@ -122,6 +127,11 @@ class Fading(ABC):
     def resting(self) -> dict[str, Tensor]:
         """The units whose cool-down is not over."""
         return {name: (self._book["rest"][self._range(name)] > 0).cpu() for name in self._sizes}
+
+    def round_over(self) -> None:
+        """Take a round off every cool-down."""
+        if self._book:
+            self._book["rest"] = (self._book["rest"] - 1).clamp(min=0)
 
     def state_dict(self) -> dict[str, Any]:
         """Where every unit is on its way, and what was seen of it."""
@@ -154,7 +164,7 @@ class Fading(ABC):
         device = next((groups.tensor(m.name).device for g in groups for m in g.members), torch.device("cpu"))
         units = sum(self._sizes.values())
         for kind, names in (
-            (torch.int64, ("left", "freed", "releases", "rest", "steps", "watched")),
+            (torch.int64, ("left", "whole", "freed", "releases", "rest", "steps", "watched")),
             (torch.float64, ("initial", "rate", "length", "kept")),
             (torch.bool, ("gone", "released")),
         ):
@@ -188,10 +198,10 @@ class Fading(ABC):
         assert self._before is not None
         book, spots, within = self._book, self._spots, self._within
         shrink = torch.ones_like(norms)
-        shrink[within] = book["initial"][spots] / self.steps
+        shrink[within] = book["initial"][spots] / book["whole"][spots]
         before, lengths = self._entries.norms(self._before), self._entries.norms(moved)
         rate, length = measure(before, norms, lengths, shrink, self._entries.sizes, rectify.variant)
-        done = self.steps - book["left"][spots]
+        done = book["whole"][spots] - book["left"][spots]
         book["watched"][spots] += 1
         unbiased = 1 - rectify.memory ** book["watched"][spots].double()
         for name, value in (("rate", rate), ("length", length)):
@@ -213,7 +223,7 @@ class Fading(ABC):
         released = ended & (book["freed"] > 0)
         book["gone"] |= ended & ~released
         book["released"] |= released
-        book["steps"] = torch.where(ended, torch.where(released, book["freed"], self.steps), book["steps"])
+        book["steps"] = torch.where(ended, torch.where(released, book["freed"], book["whole"]), book["steps"])
         if self.rectify is not None:
             book["rest"].masked_fill_(released, self.rectify.cooldown)
         for name in ("left", "freed"):
@@ -239,9 +249,9 @@ class Decay(Fading):
     >>> removal = Decay(steps=500, rectify=Rectify())
     """
 
-    def factors(self, norms: Tensor, initial: Tensor, left: Tensor) -> Tensor:
+    def factors(self, norms: Tensor, initial: Tensor, left: Tensor, whole: Tensor) -> Tensor:
         """`left L / (N ||x~||)`; a unit that is zero stays zero."""
-        return torch.where(norms > 0, left * initial / (self.steps * norms), 0.0)
+        return torch.where(norms > 0, left * initial / (whole * norms), 0.0)
 
 
 class Multiplicative(Fading):
@@ -251,6 +261,6 @@ class Multiplicative(Fading):
     (arXiv 2409.09085). Where the gradient does nothing it is `Decay`.
     """
 
-    def factors(self, norms: Tensor, initial: Tensor, left: Tensor) -> Tensor:  # noqa: ARG002 - the rule is relative
+    def factors(self, norms: Tensor, initial: Tensor, left: Tensor, whole: Tensor) -> Tensor:  # noqa: ARG002 - the rule is relative
         """`left / (left + 1)`."""
         return (left / (left + 1)).to(norms)

@@ -60,6 +60,9 @@ class Removal(Protocol):
     def resting(self) -> dict[str, Tensor]:
         """Group name -> bool of shape `[units]`: units released too recently to be chosen again, on the CPU."""
 
+    def round_over(self) -> None:
+        """Units of a round were chosen, and those that rest were left out; called before these start to leave."""
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs."""
 
@@ -105,6 +108,9 @@ class Immediate:
     def resting(self) -> dict[str, Tensor]:
         """None: nothing is ever released."""
         return {}
+
+    def round_over(self) -> None:
+        """Nothing rests."""
 
     def state_dict(self) -> dict[str, Any]:
         """The units that leave at the next step."""

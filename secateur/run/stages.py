@@ -41,7 +41,7 @@ from secateur.masks import masked
 from secateur.optim.recorder import Recorder
 from secateur.planning import Plan
 from secateur.ranks import done_by_first, world
-from secateur.recipe import MethodPart, PruningPart, Recipe
+from secateur.recipe import METHODS, MethodPart, PruningPart, Recipe
 from secateur.report import gather
 from secateur.report.record import (
     Curve,
@@ -61,8 +61,10 @@ from secateur.run.progress import Progress, told
 from secateur.surgery.checkpoint import load, save
 from secateur.surgery.record import Record, apply_masks, record
 from secateur.training import State, Training, fit, reestimate_batch_norm
+from secateur.training.adversarial import Adversarial
 from secateur.training.batch_norm import norms_with_statistics
 from secateur.training.distillation import Distillation
+from secateur.training.loop import steps_of
 from secateur.training.rewinding import KeptWeights, rewind_weights
 
 LOGS = "logs"
@@ -127,6 +129,8 @@ class Run:
 
     def carry_out(self) -> RunRecord:
         """All stages, in order."""
+        if self.recipe.method is not None:
+            self.check_time(self.recipe.method)
         if self.recipe.training.epochs:
             self.train_dense()
         first = self.folder.once("dense", StageRow, self.measure_dense)
@@ -136,6 +140,13 @@ class Run:
         if self.recipe.pruning.method is not None:
             return self.pruned_in_training(first, self.recipe.pruning, self.recipe.pruning.method)
         return self.made_smaller(first, self.recipe.pruning)
+
+    def check_time(self, method: MethodPart) -> None:
+        """See that the removal fits into the fine-tuning, before anything trains. Raises `InputError`."""
+        settings = self.recipe.fine_tuned_by()
+        assert settings is not None
+        removal = method.removal.policy() if method.removal is not None else None
+        METHODS[method.name].check_time(method.options, removal, steps_of(self.data, settings))
 
     def left_whole(self, first: StageRow) -> RunRecord:
         """The record of a run that cuts nothing."""
@@ -382,9 +393,13 @@ class Run:
         return [row]
 
     def _teachers(self) -> list[Any]:
-        """The dense model as a teacher of the slim one, where the recipe asks for it."""
-        part = self.recipe.fine_tuning.distill
-        return [] if part is None else [Distillation(self.dense, part.weight, part.temperature)]
+        """What the fine-tuning learns from beside the data: the dense model, moved inputs, where the recipe asks."""
+        part = self.recipe.fine_tuning
+        told, moved = part.distill, part.adversarial
+        return [
+            *([] if told is None else [Distillation(self.dense, told.weight, told.temperature)]),
+            *([] if moved is None else [Adversarial(moved.epsilon, moved.weight)]),
+        ]
 
     def _fit(
         self, model: nn.Module, name: str, settings: Callable[..., Training | None], methods: list[Any]

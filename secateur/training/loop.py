@@ -134,6 +134,12 @@ def fit(
     return history
 
 
+def steps_of(data: Any, settings: Training) -> int:
+    """How many steps of the optimizer `fit` makes with these settings; raises what it raises for such data."""
+    batches = steps_in(share(splits(data)[0]), settings.steps_per_epoch, settings.epochs)
+    return settings.epochs * -(-batches // settings.accumulate)
+
+
 _WHOLE = ("ema", "checkpoint_minutes")  # settings that shards do not go with
 
 

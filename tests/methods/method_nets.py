@@ -48,6 +48,23 @@ class Residual(nn.Module):
         return self.head(self.norm3(self.conv3(x)).relu().mean((2, 3)))
 
 
+class Attending(nn.Module):
+    """Four heads over five tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.embed = 4, nn.Linear(5, 16)
+        self.query, self.key, self.value = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 16)
+        self.out, self.head = nn.Linear(16, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x.flatten(1, 2))
+        batch, tokens, _ = x.shape
+        q, k, v = (f(x).view(batch, tokens, self.heads, 4).transpose(1, 2) for f in (self.query, self.key, self.value))
+        seen = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        return self.head((x + self.out(seen.reshape(batch, tokens, -1))).mean(1))
+
+
 def found(seed: int = 0) -> Groups:
     """The groups of a new `Residual`: the shared width, and that of the third convolution."""
     with torch.random.fork_rng():

@@ -6,17 +6,17 @@ from functools import partial
 
 import pytest
 import torch
-from method_nets import METHODS, PLAIN, Residual, batches, found, trained
+from method_nets import METHODS, PLAIN, Attending, Residual, batches, found, trained
 from torch import nn
 from torch.optim import SGD, AdamW
 
 import secateur
 from secateur.criteria import magnitude
 from secateur.errors import BudgetError, InputError
-from secateur.graph.elements import elements
+from secateur.graph.elements import blocks, elements
 from secateur.masks import masked
 from secateur.methods import Iterative
-from secateur.removal import Decay, Immediate, Multiplicative, Rectify
+from secateur.removal import Adaptive, Decay, Immediate, Multiplicative, Rectify
 from secateur.training import Moments, State, fit
 
 LOOSE = Rectify(rate=-0.5, length=0.0, after=2, memory=0.5)
@@ -26,6 +26,7 @@ REMOVALS = {
     "decay": lambda: Decay(6),
     "rectified": lambda: Decay(6, LOOSE),
     "multiplicative": lambda: Multiplicative(6),
+    "adaptive": lambda: Adaptive(8, LOOSE),
 }
 
 
@@ -149,31 +150,15 @@ def test_half_precision_changes_nothing_of_the_law():
     assert secateur.record(history.model).proof.holds
 
 
-def test_single_weights_fade_under_the_same_budget():
+@pytest.mark.parametrize("kind", [elements, partial(blocks, r=4, c=1)], ids=["weights", "blocks"])
+def test_single_weights_and_blocks_fade_under_the_same_budget(kind):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        groups = elements(Residual())
+        groups = kind(Residual())
     method = Iterative(groups=groups, budget="20% weights", rounds=2, removal=Decay(5, LOOSE))
     history = trained(method)
     dense = sum(p.numel() for p in groups.model.parameters())
     assert sum(int(p.count_nonzero()) for p in history.model.parameters()) <= 0.2 * dense
-
-
-class Attending(nn.Module):
-    """Four heads over five tokens."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.heads, self.embed = 4, nn.Linear(5, 16)
-        self.query, self.key, self.value = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 16)
-        self.out, self.head = nn.Linear(16, 16), nn.Linear(16, 3)
-
-    def forward(self, x):
-        x = self.embed(x.flatten(1, 2))
-        batch, tokens, _ = x.shape
-        q, k, v = (f(x).view(batch, tokens, self.heads, 4).transpose(1, 2) for f in (self.query, self.key, self.value))
-        seen = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
-        return self.head((x + self.out(seen.reshape(batch, tokens, -1))).mean(1))
 
 
 def test_heads_fade():

@@ -12,7 +12,7 @@ import secateur
 from secateur.errors import CheckpointError, InputError
 from secateur.graph.elements import blocks, elements
 from secateur.masks import Masks, masked
-from secateur.removal import Decay, Entries, Immediate, Multiplicative, Rectify
+from secateur.removal import Adaptive, Decay, Entries, Immediate, Multiplicative, Rectify
 
 LEAVING = {"conv1": torch.tensor([1, 6]), "conv2": torch.tensor([0, 9, 31])}
 OPTIMIZERS = {
@@ -210,8 +210,30 @@ def test_a_released_unit_keeps_what_it_has_and_rests():
     assert shrunk / 2 < norms(groups, unit) < start
     assert run.masks.counts["fc1"] == 24
     assert run.removal.resting()["fc1"].nonzero().flatten().tolist() == [3]
-    run.removal.start(groups, {"fc1": torch.tensor([8])})
+    run.removal.start(groups, {"fc1": torch.tensor([8])})  # in its place
+    assert run.removal.resting()["fc1"][3]
+    run.removal.round_over()
     assert not run.removal.resting()["fc1"].any()
+
+
+@pytest.mark.parametrize("policy", [Decay, Multiplicative, Adaptive])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_from_its_release_on_a_unit_is_what_the_optimizer_makes_of_it(policy, optimizer):
+    """Its magnitude in particular: nothing is restored and nothing more is taken."""
+    groups = small_groups()
+    run = Training(groups, policy(8, OUTWARD), optimizer)
+    run.removal.start(groups, LEAVING)
+    for _ in range(OUTWARD.after):
+        run.step()
+    before = Entries(groups, LEAVING).weights()
+    made, step = [], run.optimizer.step
+    run.optimizer.step = lambda: (step(), made.append(Entries(groups, LEAVING).weights()))
+    run.step()
+    assert torch.equal(Entries(groups, LEAVING).weights(), made[-1])
+    assert not torch.equal(made[-1], before)
+    while not (ended := run.step()):
+        assert torch.equal(Entries(groups, LEAVING).weights(), made[-1])
+    assert ended["conv1"].released.nonzero().flatten().tolist() == [1, 6]
 
 
 def test_releases_are_bounded_so_that_every_run_ends():

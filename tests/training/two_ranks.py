@@ -21,7 +21,7 @@ from secateur.errors import SecateurError, TrainingError
 from secateur.masks import Masks
 from secateur.methods import HESSO
 from secateur.ranks import done_by_first, join, mean_over_ranks, same_on_all_ranks, world
-from secateur.removal import Decay, Rectify
+from secateur.removal import Adaptive, Rectify
 from secateur.training import fit
 from secateur.training.sharding import whole
 
@@ -110,10 +110,10 @@ def cut(rank: int) -> dict[str, Any]:
 
 
 def decaying(rank: int) -> dict[str, Any]:
-    """Units chosen, decayed and released by what each rank's own steps did."""
+    """Units chosen, paced, decayed and released by what each rank saw of gradients and steps."""
     model = net(width=16)
     groups = secateur.groups(model, batches(1)[0][0])
-    removal = Decay(3, Rectify(rate=-0.5, length=0.0, after=1, memory=0.0))
+    removal = Adaptive(4, Rectify(rate=-0.5, length=0.0, after=1, memory=0.0), mean=0.75, least=0.5)
     method = HESSO(groups=groups, removal=removal, rounds=2, stop=0.9, planning={"round_to": 1})
     history = fit(model, Data(batches(12)), **PLAIN, methods=[method])
     return {"model": history.model.state_dict(), "events": method.story.events, "rows": numbers(history)}
