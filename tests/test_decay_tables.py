@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tiny
 from scipy.stats import ttest_rel
+from tabled import decay
 
 from secateur.report.record import AccuracyRow, LeavingRow, RunRecord
 from secateur.report.seeds import paired
@@ -63,7 +63,7 @@ def test_a_paired_difference_is_students():
 
 
 def test_arms_stand_beside_their_host(found):
-    text = tiny.script("experiments/tables.py")["decay"]("arms", found)
+    text = decay.arms(found)
     lines = text.splitlines()
     assert [line.split(" | ")[0] for line in lines[2:5]] == [
         "| net, host alone",
@@ -77,14 +77,14 @@ def test_arms_stand_beside_their_host(found):
 
 
 def test_the_verdict_says_what_the_intervals_say(found):
-    told = tiny.script("experiments/tables.py")["decay"]("verdict", found).splitlines()
+    told = decay.verdict(found).splitlines()
     assert told[0].startswith("- net: decay makes no difference larger than the noise of seeds (+0.01 [")
     assert told[1].startswith("- net: decay and rectifying gains more than the noise of seeds (+0.30 [")
     assert len(told) == 2
 
 
 def test_changes_of_the_removal_are_told_beside_the_arm_they_change(found):
-    line = tiny.script("experiments/tables.py")["decay"]("sensitivity", found).splitlines()[2]
+    line = decay.sensitivity(found).splitlines()[2]
     assert line.startswith("| net_rectify, steps=50 | 4 | 90.03 ")
     assert "| -1.30 [" in line
     assert line.endswith("| 2.0 | 50 % |")
@@ -92,4 +92,4 @@ def test_changes_of_the_removal_are_told_beside_the_arm_they_change(found):
 
 @pytest.mark.parametrize("which", ["arms", "sensitivity", "verdict"])
 def test_nothing_measured_is_said(which):
-    assert "Not measured yet" in tiny.script("experiments/tables.py")["decay"](which, {"dense/net": records(HOST)})
+    assert "Not measured yet" in decay.TABLES[f"decay {which}"]({"dense/net": records(HOST)})

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import tiny
+from tabled import runs, speed
+from tabled.common import gathered
 
 from secateur.report.record import AccuracyRow, RunRecord
 from secateur.run.experiments import experiments
@@ -54,18 +56,16 @@ def seeds(tmp_path):
 
 
 def test_seeds_become_a_mean_with_its_spread(seeds):
-    tables = tiny.script("experiments/tables.py")
-    found = tables["gathered"](seeds / "results", seeds / "experiments")
+    found = gathered(seeds / "results", seeds / "experiments")
     assert list(found) == ["dense/resnet20"]
-    tables["gathered"].__globals__["gathered"] = lambda: found
-    line = tables["dense"]().splitlines()[2]
+    line = runs.dense(seeds / "results", found).splitlines()[2]
     assert "| 3 | 91.50 ± 0.30 | 91.20 to 91.80 |" in line
-    assert "dense/resnet20" not in tables["runs"]()
+    assert "dense/resnet20" not in runs.runs(found)
     for seed, accuracy in enumerate((0.91, 0.92)):
         path = seeds / "results" / "benchmarks" / "plain" / "dense" / f"resnet20-seed{seed}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"accuracy": accuracy, "seconds": 7200.0}))
-    told = tables["dense"](seeds / "results").splitlines()[3]
+    told = runs.dense(seeds / "results", found).splitlines()[3]
     assert "plain PyTorch loop" in told
     assert "| 2 | 91.50 ± 0.71 | 91.00 to 92.00 |" in told
 
@@ -90,7 +90,7 @@ def test_the_benchmark_of_surgery_tells_all_models(tmp_path):
     (tmp_path / "benchmarks").mkdir()
     for name in ("surgery", "surgery_all"):
         (tmp_path / "benchmarks" / f"{name}.json").write_text(json.dumps(result))
-    told = tiny.script("experiments/tables.py")["surgery"](tmp_path)
+    told = speed.surgery(tmp_path)
     assert "| vgg | 4.00 | 1.00 | 2.00 | 0.25 | 0.50 | 1.00 |" in told
     assert "| swin" not in told
     assert "all 2 classification models" in told
@@ -98,7 +98,7 @@ def test_the_benchmark_of_surgery_tells_all_models(tmp_path):
 
 
 def test_the_benchmark_of_training_is_told_with_its_spread(tmp_path):
-    training = tiny.script("experiments/tables.py")["training"]
+    training = speed.training
     assert "Not measured" in training(tmp_path)
     row = {
         "model": "resnet20", "data": "cifar10", "batch": 128, "repeats": 5, "target": 3.5,

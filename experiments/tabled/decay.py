@@ -6,12 +6,13 @@ They share start, data order and budget, so that differences are taken within a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from secateur.report.leaving import fought_for
 from secateur.report.record import RunRecord
 from secateur.report.seeds import Difference, Spread, paired, spread
+from tabled.common import ACCURACIES, Records, gathered, table
 
 QUESTION = "decay_pruning/"
 ARMS = {
@@ -47,7 +48,7 @@ def accuracies(records: Sequence[RunRecord]) -> dict[int, float]:
     return {r.seeds[0]: r.final.accuracy.value for r in records if r.final.accuracy is not None}
 
 
-def families(found: Mapping[str, list[RunRecord]]) -> list[Family]:
+def families(found: Records) -> list[Family]:
     """The comparisons of which an arm was measured; `found` are records by the title of their experiment."""
     own = {title.removeprefix(QUESTION): records for title, records in found.items() if title.startswith(QUESTION)}
     names = {}
@@ -62,11 +63,11 @@ def families(found: Mapping[str, list[RunRecord]]) -> list[Family]:
     ]
 
 
-def arms(found: Mapping[str, list[RunRecord]]) -> tuple[list[str], list[list[str]]]:
-    """Head and lines: one an arm of a comparison, with its difference to the host alone."""
+def arms(found: Records | None = None) -> str:
+    """One row an arm of a comparison, with its difference to the host alone."""
     head = ["comparison, arm", "seeds", "dense", "after the last epoch", "gain over the host alone", "MACs"]
     lines = []
-    for family in families(found):
+    for family in families(gathered() if found is None else found):
         for arm, (name, records) in enumerate(zip(ARMS.values(), family.arms, strict=True)):
             if not records:
                 continue
@@ -76,11 +77,12 @@ def arms(found: Mapping[str, list[RunRecord]]) -> tuple[list[str], list[list[str
             means = [value.words() if value else "" for value in (dense, family.accuracy(arm))]
             cost = f"{macs.mean:.2f}x less" if macs else ""
             lines.append([f"{family.name}, {name}", str(len(records)), *means, gain.words() if gain else "", cost])
-    return head, lines
+    return _told(head, lines)
 
 
-def sensitivity(found: Mapping[str, list[RunRecord]]) -> tuple[list[str], list[list[str]]]:
-    """Head and lines: one a change of the removal, beside the arm that it changes."""
+def sensitivity(found: Records | None = None) -> str:
+    """One row a change of the removal, beside the arm that it changes."""
+    found = gathered() if found is None else found
     head = ["removal", "seeds", "test accuracy", "gain over the arm unchanged", "released", "of these stayed"]
     lines = []
     for title, records in found.items():
@@ -100,17 +102,22 @@ def sensitivity(found: Mapping[str, list[RunRecord]]) -> tuple[list[str], list[l
                 stayed,
             ]
         )
-    return head, lines
+    return _told(head, lines)
+
+
+def _told(head: list[str], lines: list[list[str]]) -> str:
+    gains = "Gains in points, a mean over paired seeds with its 95 % interval (Student's)."
+    return f"{table(head, lines)}\n\n{ACCURACIES} {gains}" if lines else NOT_MEASURED
 
 
 def _gain(first: Sequence[RunRecord], second: Sequence[RunRecord]) -> Difference | None:
     return paired(accuracies(first), accuracies(second))
 
 
-def verdict(found: Mapping[str, list[RunRecord]]) -> str:
+def verdict(found: Records | None = None) -> str:
     """What the comparisons say, a sentence an arm: a gain, a loss, or nothing that seeds do not do by themselves."""
     told = []
-    for family in families(found):
+    for family in families(gathered() if found is None else found):
         for arm, what in list(enumerate(ARMS.values()))[1:]:
             gain = family.gain(arm)
             if gain is not None:
@@ -123,3 +130,6 @@ def _found(gain: Difference) -> str:
     if not gain.told:
         return f"makes no difference larger than the noise of seeds ({points})"
     return f"{'gains' if gain.mean > 0 else 'loses'} more than the noise of seeds ({points})"
+
+
+TABLES = {"decay arms": arms, "decay sensitivity": sensitivity, "decay verdict": verdict}

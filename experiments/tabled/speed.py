@@ -1,0 +1,169 @@
+"""What benchmarks measured: seconds, images a second, memory, and how many models can be cut."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tabled.common import RESULTS, ROOT, table
+
+
+def surgery(results: Path = RESULTS) -> str:
+    """Seconds and memory of pruning half of the channels, beside Torch-Pruning."""
+    result: dict[str, Any] = json.loads((results / "benchmarks" / "surgery.json").read_text())
+    ours, proven, theirs = "secateur", "secateur, proven", "torch-pruning"
+    lines = []
+    for row in result["models"]:
+        middle = row.get("median", {})
+        if not {ours, proven, theirs} <= set(middle):
+            continue
+        seconds = [f"{middle[tool]['cold']:.2f}" for tool in (theirs, ours, proven)]
+        ratios = [f"{middle[tool]['cold'] / middle[theirs]['cold']:.2f}" for tool in (ours, proven)]
+        lines.append([row["model"], *seconds, *ratios, f"{middle[proven]['memory'] / middle[theirs]['memory']:.2f}"])
+    means = result["means"]
+    lines.append(
+        ["geometric mean", "", "", ""]
+        + [f"**{means[tool]['cold']:.2f}**" for tool in (ours, proven)]
+        + [f"**{means[proven]['memory']:.2f}**"]
+    )
+    head = [
+        "50 % of the channels",
+        "Torch-Pruning, s",
+        "Secateur, s",
+        "+ proof, s",
+        "ratio",
+        "+ proof",
+        "memory, + proof",
+    ]
+    versions = result["versions"]
+    return table(head, lines) + (
+        f"\n\nFrom tracing to the cut model in a fresh process, {result['threads']} CPU threads, medians of "
+        f"{result['repeats']} taken in turn; ratios below 1 are in favour of Secateur. Torch-Pruning "
+        f"{versions['torch-pruning']}, torch {versions['torch'].partition('+')[0]}; `python benchmarks/surgery.py`."
+        f"{_over_all(results)}{_in_rounds(results)}"
+    )
+
+
+def _over_all(results: Path) -> str:
+    """The medians over all classification models, and what cannot be done, in sentences."""
+    path = results / "benchmarks" / "surgery_all.json"
+    if not path.exists():
+        return ""
+    result = json.loads(path.read_text())
+    ours, proven = (f"**{result['medians'][tool]['cold']:.2f}**" for tool in ("secateur", "secateur, proven"))
+    done = sum(not row["failed"] for row in result["models"])
+    text = (
+        f" Over all {len(result['models'])} classification models of torchvision (`--models all`), the median ratio is "
+        f"{ours}, {proven} with the proof, of the {done} that both can do."
+    )
+    for tool, name in (("torch-pruning", "Torch-Pruning"), ("secateur, proven", "Secateur")):
+        failing = [row["model"] for row in result["models"] if tool in row["failed"]]
+        text += f" {name} cannot do {', '.join(failing)}." if failing else ""
+    return text
+
+
+def _in_rounds(results: Path) -> str:
+    """The same cut made in many rounds, in a sentence."""
+    path = results / "benchmarks" / "rounds.json"
+    if not path.exists():
+        return ""
+    result = json.loads(path.read_text())
+    told = []
+    for row in result["models"]:
+        proven, theirs = (f"{row['median'][tool]['cold']:.1f} s" for tool in ("secateur, proven", "torch-pruning"))
+        told.append(f"{row['model']} {proven} (Torch-Pruning {theirs})")
+    return f" In {result['rounds']} rounds without tracing anew, the last one proven: {', '.join(told)}."
+
+
+def training(results: Path = RESULTS) -> str:
+    """Images a second of `fit` beside a plain PyTorch loop."""
+    path = results / "benchmarks" / "training.json"
+    if not path.exists():
+        return "Not measured: `python benchmarks/training.py --compile` keeps a result."
+    result: dict[str, Any] = json.loads(path.read_text())
+    plain, *ours = list(result["models"][0]["median"])
+    lines = []
+    for row in result["models"]:
+        rates = [f"{row['median'][tool]:,.0f}" for tool in (plain, *ours)]
+        ratios = ["{median:.2f}x ({low:.2f} to {high:.2f})".format(**row["ratio"][tool]) for tool in ours]
+        how = ", ".join(row["computed"][ours[0]].values())
+        lines.append([f"{row['model']}, {row['data']}", *rates, *ratios, f"{row['target']:g}x", how])
+    names = [tool.removeprefix("secateur, ") for tool in ours]
+    head = ["images a second", plain, *names, *(f"ratio, {name}" for name in names), "target", "computed in"]
+    device = result["gpu"] or f"{result['cpu']} ({', '.join(result['cpu_units'])})"
+    count = ", ".join(dict.fromkeys(str(row["repeats"]) for row in result["models"]))
+    return table(head, lines) + (
+        f"\n\n{device}, {result['threads']} threads, batches of {result['models'][0]['batch']}, the plain loop with "
+        f"{result['workers']} workers beside them; medians of {count} repeats taken in turn, least and largest ratio "
+        f"of a repeat. torch {result['versions']['torch'].partition('+')[0]}; "
+        "`python benchmarks/training.py --compile`."
+    )
+
+
+def step(results: Path = RESULTS) -> str:
+    """Processor time of a training step by the choices of `fit`, and the operators that take it."""
+    path = results / "benchmarks" / "step.json"
+    if not path.exists():
+        return "Not measured: `python benchmarks/step.py` keeps a result."
+    result: dict[str, Any] = json.loads(path.read_text())
+    models = result["models"]
+    first = {row["model"]: next(iter(row["median"].values()))["ms"] for row in models}
+    lines = []
+    for choice in models[0]["median"]:
+        cells = []
+        for row in models:
+            found = row["median"][choice]
+            times = first[row["model"]] / found["ms"]
+            cells += [f"{found['ms']:,.0f}", f"{times:.2f}x", f"{found['faults']:,.0f}"]
+        lines.append([choice, *cells])
+    heads = [f"{row['model']}, {what}" for row in models for what in ("ms", "ratio", "page faults")]
+    shares = [[kind, *(f"{100 * row['shares'][kind]:.0f} %" for row in models)] for kind in models[0]["shares"]]
+    parts = table(["of a step with kept heap", *(row["model"] for row in models)], shares)
+    return (
+        f"{table(['choices, added up', *heads], lines)}\n\n{parts}\n\nProcessor time of a step on one thread of "
+        f"{result['cpu']} ({', '.join(result['cpu_units'])}), medians of {result['repeats']} processes taken in turn; "
+        f"torch {result['versions']['torch'].partition('+')[0]}; `python benchmarks/step.py`."
+    )
+
+
+def optim(results: Path = RESULTS) -> str:
+    """Time of a step of StochGradAdam beside torch's fused Adam and the naive version."""
+    path = results / "benchmarks" / "optim.json"
+    if not path.exists():
+        return "Not measured: `python benchmarks/optim.py` keeps a result."
+    result: dict[str, Any] = json.loads(path.read_text())
+    models, targets = result["models"], result["targets"]
+    lines = []
+    for form in models[0]["seconds"]:
+        cells = [f"{1000 * row['seconds'][form]:,.1f} ms, {row['ratios'][form]:.2f}x" for row in models]
+        lines.append([form, *cells, f"{targets[form]:g}x" if form in targets else ""])
+    lines.append(["masks, share of the gradients' memory", *(f"{row['mask_memory']:.3f}" for row in models), "0.125"])
+    heads = [f"{row['model']}, {row['parameters'] / 1e6:.1f} M parameters" for row in models]
+    return (
+        f"{table(['a step, ratio to Adam (fused)', *heads, 'target'], lines)}\n\nProcessor time on {result['threads']} "
+        f"thread of {result['cpu']}, medians of {result['repeats']} repeats taken in turn; targets hold from a million "
+        f"parameters on. torch {result['versions']['torch'].partition('+')[0]}; `python benchmarks/optim.py`."
+    )
+
+
+def measured() -> dict[str, Any]:
+    """What the coverage of every library was found to be."""
+    files = sorted((RESULTS / "benchmarks" / "coverage").glob("*.json"))
+    return {file.stem: json.loads(file.read_text()) for file in files}
+
+
+def coverage(library: str | None = None) -> str:
+    """How many models of every library are cut and proven; or, of one library, a row a model."""
+    tables, found = runpy.run_path(str(ROOT / "benchmarks" / "coverage_tables.py")), measured()
+    if library is None:
+        return f"{tables['summary'](found)}\n\n{tables['circumstances'](found)}"
+    return str(tables["details"](found[library]["models"]))
+
+
+TABLES = {
+    "surgery": surgery, "training": training, "step": step, "optim": optim, "coverage": coverage,
+    **{f"coverage of {name}": partial(coverage, name) for name in ("torchvision", "timm", "transformers")},
+}  # fmt: skip
