@@ -24,9 +24,9 @@ def test_a_linear_network_is_moved_against_its_margin():
     torch.manual_seed(0)
     model, x = nn.Linear(6, 2, bias=False), torch.randn(4, 6)
     y = torch.zeros(4, dtype=torch.long)
-    found = float(Adversarial(epsilon=0.5, weight=2.0).penalty(stated(model, (x, y))))
+    found = Adversarial(epsilon=0.5, weight=2.0).penalty(stated(model, (x, y))).item()
     away = (model.weight[1] - model.weight[0]).sign()
-    least, most = (2 * float(F.cross_entropy(model(x + way * away), y)) for way in (0.125, 0.5))
+    least, most = (2 * F.cross_entropy(model(x + way * away), y).item() for way in (0.125, 0.5))
     assert least < found < most
 
 
@@ -58,7 +58,7 @@ def test_the_same_seed_gives_the_same_network_and_a_more_robust_one():
 
     def lost(model):
         terms = [Adversarial(0.3).penalty(stated(model, batch)) for batch in data]
-        return float(torch.stack(terms).mean())
+        return torch.stack(terms).mean().item()
 
     assert lost(first) < lost(plain)
 
