@@ -12,8 +12,8 @@ In the form with two logits d = theta_0 - theta_1.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from torch.nn.utils import parametrize
 
 from secateur.errors import InputError
 from secateur.graph.units import Group, Groups, Member
+
+if TYPE_CHECKING:
+    from secateur.training.state import State
 
 Mode = Literal["whole", "sampled", "fixed"]
 
@@ -156,10 +159,16 @@ def _places(gated: list[Group], groups: Groups) -> dict[str, list[tuple[str, Mem
         for member in group.consumers or group.producers:
             if not member.buffer:
                 places.setdefault(member.name, []).append((group.name, member))
+    require_own(groups, places)
+    return places
+
+
+def require_own(groups: Groups, names: Iterable[str]) -> None:
+    """Raise `InputError` for the first of the named weights that is not trained or is used under several names."""
     known: dict[int, list[str]] = {}
     for name, parameter in groups.model.named_parameters(remove_duplicate=False):
         known.setdefault(id(parameter), []).append(name)
-    for name in places:
+    for name in names:
         tensor = groups.tensor(name)
         others = [other for other in known.get(id(tensor), []) if other != name]
         if others:
@@ -171,4 +180,18 @@ def _places(gated: list[Group], groups: Groups) -> dict[str, list[tuple[str, Mem
                 f"Gates are learned together with their weights. '{name}' is not trained (requires_grad is False); "
                 "exclude it from the groups."
             )
-    return places
+
+
+def gated(name: str) -> str:
+    """The name of a tensor while gates are on it."""
+    path, _, attribute = name.rpartition(".")
+    return f"{path}.parametrizations.{attribute}.original".lstrip(".")
+
+
+def take_leave(state: State, parameters: Iterable[nn.Parameter], names: Iterable[str]) -> None:
+    """Take parameters out of the training's optimizer, and let its average follow the weights to their own `names`."""
+    own = {id(p) for p in parameters}
+    groups = state.optimizer.param_groups
+    groups[:] = [group for group in groups if not any(id(p) in own for p in group["params"])]
+    if state.average is not None:
+        state.average.follow(state.model, {name: gated(name) for name in names})

@@ -6,6 +6,8 @@ can remove are not counted, neither in what stands nor in what is asked for.
 
     Constant      price * edges                                            Zhang, Tao & Zhang, arXiv 2311.12526
     Ramp          price * min(1, t / until) * edges
+    Climb         the price of now * edges; it rises as in Ramp while more gates are open than asked for, and goes back
+                  as fast while fewer are
     Aim           price * |edges - asked|                                  the same paper's loss, for a density above 0
     LogSchedule   strength * relu(log edges - log scheduled(t))            the schedule is a line in logarithms
     DualAscent    lambda * edges,  lambda += rate * (edges - asked) / dense, never below 0
@@ -48,6 +50,8 @@ class Price:
     """
 
     follows: ClassVar[bool] = True
+    sees_open: ClassVar[bool] = False
+    """Whether what it sees after a step are the edges of gates that are most likely open, not the expected ones."""
 
     def penalty(self, standing: Standing) -> Tensor | None:  # noqa: ARG002 - a projection asks for none
         """The scalar that joins the loss, if any."""
@@ -98,6 +102,37 @@ class Ramp(Price):
     def penalty(self, standing: Standing) -> Tensor:
         """The price of now, times the edges."""
         return self.price * min(1.0, standing.progress / self.until) * standing.edges
+
+
+@dataclass
+class Climb(Price):
+    """A ramp that halts at the budget: up by `price` nats an edge in all the time, but for the steps that go back."""
+
+    follows: ClassVar[bool] = False
+    sees_open: ClassVar[bool] = True
+    price: float
+
+    def __post_init__(self) -> None:
+        _positive(self, "price")
+        self.now, self.progress = 0.0, 0.0
+
+    def penalty(self, standing: Standing) -> Tensor:
+        """The price of now, times the edges."""
+        return self.now * standing.edges
+
+    def moved(self, standing: Standing) -> None:
+        """Go up, or back, by what passed since the step before."""
+        rise = self.price * max(0.0, standing.progress - self.progress)
+        self.now = max(0.0, self.now + (rise if float(standing.edges.detach()) > standing.asked else -rise))
+        self.progress = standing.progress
+
+    def state_dict(self) -> dict[str, Any]:
+        """The price of now, and since when."""
+        return {"now": self.now, "progress": self.progress}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        self.now, self.progress = float(saved["now"]), float(saved["progress"])
 
 
 @dataclass
@@ -171,6 +206,39 @@ class Projection(Price):
     def limit(self, standing: Standing) -> float:
         """The edges of the schedule."""
         return _scheduled(standing, self.until)
+
+
+PRICES: dict[str, type[Price]] = {
+    "constant": Constant,
+    "ramp": Ramp,
+    "climb": Climb,
+    "aim": Aim,
+    "log_schedule": LogSchedule,
+    "dual_ascent": DualAscent,
+    "projection": Projection,
+}
+"""The prices by their names in recipes."""
+
+
+def parse_price(price: Price | str, owner: str) -> Price:
+    """A price as it is, or from words: its name, then its numbers in order or by name, as in "ramp 3e-4 until=0.9".
+
+    Raises `InputError`, in which `owner` is whose parameter it is.
+    """
+    if isinstance(price, Price) and type(price) is not Price:
+        return price
+    name, *numbers = price.split() if isinstance(price, str) else [""]
+    try:
+        pairs = [number.rpartition("=") for number in numbers]
+        plain = [float(value) for key, _, value in pairs if not key]
+        return PRICES[name](*plain, **{key: float(value) for key, _, value in pairs if key})
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"The 'price' parameter of {owner} must be a Price or its name ({', '.join(PRICES)}) and numbers, such as "
+            f"'ramp 3e-4 until=0.9'. Got {price!r} instead."
+        ) from error
 
 
 def _scheduled(standing: Standing, until: float) -> float:
