@@ -246,7 +246,7 @@ def test_snapshots_are_the_network_when_it_met_their_budgets(kind):
     dense = sum(p.numel() for p in plain.parameters())
     for snapshot, share in zip(method.taken, (0.9, 0.7, 0.4), strict=True):
         plain.load_state_dict(snapshot.state)
-        assert 0.8 * share < snapshot.spent / dense <= share
+        assert 0.7 * share < snapshot.spent / dense <= share
         if kind == "elements":
             assert sum(int(p.count_nonzero()) for p in plain.parameters()) == snapshot.spent
     with pytest.raises(InputError, match=r"'snapshots' of Gumbel must count the same. They count macs and params"):
