@@ -28,26 +28,30 @@ if TYPE_CHECKING:
 Mode = Literal["whole", "sampled", "fixed"]
 
 
-class HardSample(torch.autograd.Function):
-    """Gates of 0 and 1 from logits and logistic noise, with the soft sample's gradient; shapes are those of `logits`.
+def hard_sample(logits: Tensor, noise: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Gates of 0 and 1 from logits and logistic noise, and the slope of the soft sample, all of one shape."""
+    lifted = logits + noise
+    soft = torch.sigmoid(lifted / temperature)
+    return (lifted > 0).to(logits.dtype), torch.addcmul(soft, soft, soft, value=-1).div_(temperature)
 
-    >>> HardSample.apply(logits, noise, 3.0)
+
+class StraightThrough(torch.autograd.Function):
+    """A hard sample that passes gradients to its logits by the slope of the soft one.
+
+    >>> StraightThrough.apply(logits, *hard_sample(logits.detach(), noise, 3.0))
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, noise: Tensor, temperature: float) -> Tensor:
-        """1 where a gate is open, else 0."""
-        lifted = logits + noise
-        ctx.save_for_backward(lifted)
-        ctx.temperature = temperature
-        return (lifted > 0).to(logits.dtype)
+    def forward(ctx: Any, logits: Tensor, sample: Tensor, slope: Tensor) -> Tensor:  # noqa: ARG004 - for its gradient
+        """The sample as it is."""
+        ctx.save_for_backward(slope)
+        return sample.view_as(sample)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         """The gradient of the soft sample, with the same noise."""
-        (lifted,) = ctx.saved_tensors
-        soft = torch.sigmoid(lifted / ctx.temperature)
-        return gradients[0] * soft * (1 - soft) / ctx.temperature, None, None
+        (slope,) = ctx.saved_tensors
+        return gradients[0] * slope, None, None
 
 
 class Gates:
@@ -82,6 +86,7 @@ class Gates:
                 else torch.stack([first / 2, -first / 2]).expand(group.units, 2)
             )
             self.logits[group.name] = nn.Parameter(start.clone().to(device))
+        self._drawn: dict[str, tuple[Tensor, Tensor]] = {}
         self.noise = {name: torch.zeros(len(p), device=p.device) for name, p in self.logits.items()}
         for name, readers in places.items():
             path, _, attribute = name.rpartition(".")
@@ -96,9 +101,10 @@ class Gates:
             parametrize.remove_parametrizations(self.model.get_submodule(path), attribute, leave_parametrized=False)
 
     def draw(self, generator: torch.Generator) -> None:
-        """Make the next sample: every gate's noise anew, from a generator on the CPU."""
+        """Make the next sample, of the gates as they are now: noise anew, from a generator on the CPU."""
+        self._drawn.clear()
         for name, noise in self.noise.items():
-            self.noise[name] = torch.rand(len(noise), generator=generator).logit().to(noise.device)
+            self.noise[name] = torch.rand(len(noise), generator=generator).logit_().to(noise.device)
 
     def fix(self, opened: Mapping[str, Tensor]) -> None:
         """Let the gates be as they are told from now on: group name -> bool of shape `[units]`."""
@@ -127,7 +133,10 @@ class Gates:
 
     def sample(self, name: str) -> Tensor:
         """The present hard sample of a group, shape `[units]`, with its graph."""
-        sampled: Tensor = HardSample.apply(self.difference(name), self.noise[name], self.temperature)
+        difference = self.difference(name)
+        if name not in self._drawn:  # gates stand still from one draw to the next
+            self._drawn[name] = hard_sample(difference.detach(), self.noise[name], self.temperature)
+        sampled: Tensor = StraightThrough.apply(difference, *self._drawn[name])
         return sampled
 
     def value(self, name: str, *, training: bool) -> Tensor:

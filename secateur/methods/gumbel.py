@@ -60,7 +60,8 @@ class Gumbel(Pruner):
     start        0: gates are sampled from the first step on; before it the network is dense
     stop         0.75: gates are decided and the budget is met; the rest fine-tunes what is open
     price        what an edge costs, as a `Price` or in words: "ramp 3e-4", "log_schedule strength=2"
-    penalty_on   "expected" edges, exact and without noise, or those of the step's own "sample", as in the paper
+    penalty_on   "sample": the step's own edges are priced, as in the paper, so that a decided gate feels price and loss
+                 by the same factor; or "expected" edges, exact and without noise, whose price decided gates hardly feel
     logits       1 or 2 numbers a gate
     keep         probability of an open gate at first, 0.9
     temperature  3, the paper's; a number, or a schedule over the time in which gates are sampled
@@ -81,7 +82,7 @@ class Gumbel(Pruner):
     start: float = 0.0
     stop: float = 0.75
     price: Price | str = "log_schedule"
-    penalty_on: Literal["expected", "sample"] = "expected"
+    penalty_on: Literal["expected", "sample"] = "sample"
     logits: int = 1
     keep: float = 0.9
     temperature: float | Schedule = 3.0
@@ -122,7 +123,7 @@ class Gumbel(Pruner):
         self.edges = Edges(self.groups, self.target, list(self.gates.logits))
         self.guard = Guard(self.groups, self.gates, self.outputs)
         parameters = list(self.gates.logits.values())
-        self._adam = Adam(parameters, lr=self.lr, eps=1e-12)
+        self._adam = Adam(parameters, lr=self.lr, eps=1e-12, fused=parameters[0].device.type in ("cpu", "cuda"))
         self._seed, self._drawn = state.seed, -1
         self._begin = self.first if self.start > 0 else 0
         return [{"params": parameters, "lr": self.lr, "weight_decay": 0.0}]
@@ -145,7 +146,7 @@ class Gumbel(Pruner):
         parameters = list(self.gates.logits.values())
         found = [p.grad for p in parameters if p.grad is not None]
         self.guard.look_for_paths(state.model, state.batches[0][0], self.edges.asked)
-        if self.gates.mode == "sampled" and found and all(bool(g.isfinite().all()) for g in found):
+        if self.gates.mode == "sampled" and found and all(bool(g.sum().isfinite()) for g in found):
             self._adam.step()
             with torch.no_grad():
                 self._after_gates(state.step)
@@ -154,7 +155,7 @@ class Gumbel(Pruner):
 
     def moved(self, state: State) -> None:
         """Take snapshots that are due, and draw the next step's sample."""
-        if self.gates.mode == "sampled" and state.step <= self.solve_at:
+        if self._snapshots.waiting and self.gates.mode == "sampled" and state.step <= self.solve_at:
             self._snapshots.look(state.step, {n: d > 0 for n, d in self.gates.differences()}, self.gates.names)
         if self._begin <= state.step < self.solve_at:
             self._ready(state.step)
@@ -247,13 +248,15 @@ class Gumbel(Pruner):
         return Standing(self.edges.expected(units), self.edges.asked, self.edges.dense, self._progress(step))
 
     def _after_gates(self, step: int) -> None:
-        """Hold what the price limits, keep outputs and layers alive, and let the price see the step."""
-        standing = self._standing(step)
-        limit = self._price.limit(standing)
-        if limit is not None and float(standing.edges) > limit:
-            self._project(limit)
+        """Let the price see the step, hold what it limits, and keep outputs and layers alive."""
+        sees = self._price.sees
+        if sees != "nothing":
+            standing = self._standing(step, sees)
+            limit = self._price.limit(standing)
+            if limit is not None and float(standing.edges) > limit:
+                self._project(limit)
+            self._price.moved(standing)
         self.guard.hold()
-        self._price.moved(self._standing(step, "open" if self._price.sees_open else "expected"))
 
     def _project(self, limit: float) -> None:
         """Move all probabilities down by one number, the least with which no more edges than `limit` are expected."""

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from secateur.methods.edges import Edges
-from secateur.methods.prices import Price, Standing, parse_price
+from secateur.methods.prices import Price, Projection, Standing, parse_price
 from secateur.methods.relaxed import Relaxed
 
 if TYPE_CHECKING:
@@ -30,7 +29,8 @@ class Priced(Relaxed):
     def check(self) -> None:
         """See that the fields are in range."""
         super().check()
-        parse_price(self.price, type(self).__name__)
+        price = parse_price(self.price, type(self).__name__)
+        self._require("price", "a price that is paid; Projection is none", not isinstance(price, Projection))
 
     @abstractmethod
     def chances(self) -> Iterator[Tensor]:
@@ -49,7 +49,7 @@ class Priced(Relaxed):
 
     def settle(self, progress: float) -> None:
         """Let the price see the step."""
-        with torch.no_grad():
+        if self._price.sees != "nothing":
             self._price.moved(self._standing(round(progress * self.solve_at)))
 
     def state_dict(self) -> dict[str, Any]:

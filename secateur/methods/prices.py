@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -50,8 +50,8 @@ class Price:
     """
 
     follows: ClassVar[bool] = True
-    sees_open: ClassVar[bool] = False
-    """Whether what it sees after a step are the edges of gates that are most likely open, not the expected ones."""
+    sees: ClassVar[Literal["nothing", "expected", "open"]] = "nothing"
+    """Which edges it is shown after a step: those expected, or of gates most likely open. Counting them takes time."""
 
     def penalty(self, standing: Standing) -> Tensor | None:  # noqa: ARG002 - a projection asks for none
         """The scalar that joins the loss, if any."""
@@ -109,7 +109,7 @@ class Climb(Price):
     """A ramp that halts at the budget: up by `price` nats an edge in all the time, but for the steps that go back."""
 
     follows: ClassVar[bool] = False
-    sees_open: ClassVar[bool] = True
+    sees: ClassVar[Literal["nothing", "expected", "open"]] = "open"
     price: float
 
     def __post_init__(self) -> None:
@@ -170,6 +170,7 @@ class LogSchedule(Price):
 class DualAscent(Price):
     """A price that rises while there are more edges than asked for and falls while there are fewer."""
 
+    sees: ClassVar[Literal["nothing", "expected", "open"]] = "expected"
     rate: float
 
     def __post_init__(self) -> None:
@@ -198,6 +199,7 @@ class DualAscent(Price):
 class Projection(Price):
     """No price: expected edges are held at a schedule that ends at the budget."""
 
+    sees: ClassVar[Literal["nothing", "expected", "open"]] = "expected"
     until: float = 0.8
 
     def __post_init__(self) -> None:

@@ -46,9 +46,7 @@ class Snapshots:
         self.taken: list[Snapshot] = []
 
     def look(self, step: int, opened: Mapping[str, Tensor], names: Sequence[str]) -> None:
-        """See whether budgets are met with these gates open (bool of shape `[units]` a group); `names` are gated."""
-        if not self.waiting:
-            return
+        """See whether waiting budgets are met with these gates open, bool of shape `[units]`; `names` are gated."""
         counts = self.groups.balance({name: int(units.sum()) for name, units in opened.items()})
         spent = self.waiting[0].spent(counts)
         met = [target for target in self.waiting if spent <= target.asked]

@@ -210,6 +210,8 @@ def test_bad_input_is_told():
             kind(groups=small(), **{name: value})
     with pytest.raises(InputError, match=r"'price' parameter of HardConcrete must be a Price or its name"):
         HardConcrete(groups=small(), price="cheap")
+    with pytest.raises(InputError, match=r"'price' parameter of HardConcrete must be a price that is paid"):
+        HardConcrete(groups=small(), price="projection")
     blocks = secateur.blocks(small().model, 2, 1)
     with pytest.raises(InputError, match=r"'groups' of Spred must be single weights"):
         fit(blocks.model, batches(), epochs=2, methods=[Spred(groups=blocks)], **PLAIN)
