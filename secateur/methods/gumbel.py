@@ -40,6 +40,10 @@ if TYPE_CHECKING:
     from secateur.training.state import State
 
 
+EVERY = 10
+"""Steps from one look at what gates have cut off to the next."""
+
+
 @dataclass(frozen=True)
 class Reading:
     """The gates at the end of an epoch, in gates: those `open` most likely, and how far samples are from that.
@@ -256,7 +260,8 @@ class Gumbel(Pruner):
             if limit is not None and float(standing.edges) > limit:
                 self._project(limit)
             self._price.moved(standing)
-        self.guard.hold()
+        if step % EVERY == 0:
+            self.guard.hold()
 
     def _project(self, limit: float) -> None:
         """Move all probabilities down by one number, the least with which no more edges than `limit` are expected."""
