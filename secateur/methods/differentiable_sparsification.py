@@ -41,7 +41,8 @@ class ReluThatLearns(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         """The gradient of the exponential linear unit."""
         (x,) = ctx.saved_tensors
-        return gradients[0] * x.clamp(max=0).exp()
+        slope: Tensor = x.clamp(max=0).exp()
+        return gradients[0] * slope
 
 
 @dataclass(eq=False, kw_only=True)

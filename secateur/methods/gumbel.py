@@ -16,9 +16,8 @@ out is held while the weights are fine-tuned, and its groups are cut.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -244,11 +243,12 @@ class Gumbel(Pruner):
 
     def _standing(self, step: int, count: Literal["expected", "sample", "open"] = "expected") -> Standing:
         """Where the edges stand: those expected, of this step's sample, or of gates that are most likely open."""
-        units = {}
-        for name in self.gates.logits:
-            d = self.gates.difference(name)
-            kinds = {"expected": d.sigmoid, "sample": partial(self.gates.sample, name), "open": partial(torch.gt, d, 0)}
-            units[name] = kinds[count]().sum()
+        counted: dict[str, Callable[[str], Tensor]] = {
+            "expected": lambda name: self.gates.difference(name).sigmoid(),
+            "sample": self.gates.sample,
+            "open": lambda name: self.gates.difference(name) > 0,
+        }
+        units = {name: counted[count](name).sum() for name in self.gates.logits}
         return Standing(self.edges.expected(units), self.edges.asked, self.edges.dense, self._progress(step))
 
     def _after_gates(self, step: int) -> None:

@@ -7,7 +7,7 @@ can remove are not counted, neither in what stands nor in what is asked for.
     Constant      price * edges                                            Zhang, Tao & Zhang, arXiv 2311.12526
     Ramp          price * min(1, t / until) * edges
     Climb         the price of now * edges; it rises as in Ramp while more gates are open than asked for, and goes back
-                  as fast while fewer are
+                  five times as fast while fewer are
     Aim           price * |edges - asked|                                  the same paper's loss, for a density above 0
     LogSchedule   strength * relu(log edges - log scheduled(t))            the schedule is a line in logarithms
     DualAscent    lambda * edges,  lambda += rate * (edges - asked) / dense, never below 0
@@ -106,7 +106,10 @@ class Ramp(Price):
 
 @dataclass
 class Climb(Price):
-    """A ramp that halts at the budget: up by `price` nats an edge in all the time, but for the steps that go back."""
+    """A ramp that halts at the budget: up by `price` nats an edge in all the time, but for the steps that go back.
+
+    Back it goes five times as fast: gates that are on their way to close go on for a while.
+    """
 
     follows: ClassVar[bool] = False
     sees: ClassVar[Literal["nothing", "expected", "open"]] = "open"
@@ -123,7 +126,7 @@ class Climb(Price):
     def moved(self, standing: Standing) -> None:
         """Go up, or back, by what passed since the step before."""
         rise = self.price * max(0.0, standing.progress - self.progress)
-        self.now = max(0.0, self.now + (rise if float(standing.edges.detach()) > standing.asked else -rise))
+        self.now = max(0.0, self.now + (rise if float(standing.edges.detach()) > standing.asked else -5 * rise))
         self.progress = standing.progress
 
     def state_dict(self) -> dict[str, Any]:

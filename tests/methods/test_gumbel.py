@@ -146,9 +146,11 @@ def test_prices_by_hand():
     assert Projection(until=0.8).limit(at) == pytest.approx(100)
     climb = Climb(10.0)
     climb.moved(at)
-    assert climb.now == pytest.approx(4)
+    assert float(climb.penalty(at)) == pytest.approx(200)
     climb.moved(Standing(torch.tensor(9.0), asked=10.0, dense=1000.0, progress=0.5))
-    assert float(climb.penalty(at)) == pytest.approx(150)
+    assert float(climb.penalty(at)) == 0  # 5 less would be below it
+    climb.moved(Standing(torch.tensor(11.0), asked=10.0, dense=1000.0, progress=0.7))
+    assert float(climb.penalty(at)) == pytest.approx(100)
     dual = DualAscent(10.0)
     dual.moved(at)
     assert dual.price == pytest.approx(0.4)
