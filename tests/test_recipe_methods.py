@@ -24,9 +24,14 @@ def made(key=None, value=None):
     return Recipe.of(LEAST if key is None else changed(LEAST, key, value))
 
 
+def pruned_by(name, **more):
+    weights = {} if "slices" in METHODS[name].takes else {"units": "weights", "budget": "10% weights"}
+    return made("pruning", {**weights, "method": {"name": name, **more}})
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_options_are_the_fields_of_the_class_with_its_defaults(name):
-    options = made("pruning.method.name", name).pruning.method.options
+    options = pruned_by(name).pruning.method.options
     fields = inspect.signature(METHODS[name]).parameters
     assert set(fields) - set(options) == {"groups", "budget", "removal", "planning"} | ({"criterion"} & set(fields))
     assert options == {option: fields[option].default for option in options}
@@ -35,13 +40,13 @@ def test_options_are_the_fields_of_the_class_with_its_defaults(name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_written_recipe_names_every_value_and_is_read_back(name):
-    recipe = made("pruning.method", {"name": name, "removal": {**DECAY, "rectify": {"rate": 0.2}}})
+    recipe = pruned_by(name, removal={**DECAY, "rectify": {"rate": 0.2}})
     values = recipe.to_dict()
     assert set(values["pruning"]["method"]["options"]) == set(recipe.pruning.method.options)
     assert values["pruning"]["method"]["removal"]["rectify"]["memory"] == Rectify().memory
     assert "batch_norm" not in values
     assert not {"rounds", "batches", "verify"} & set(values["pruning"])
-    assert ("criterion" in values["pruning"]) == (name == "iterative")
+    assert ("criterion" in values["pruning"]) == (name in ("iterative", "gradual_magnitude"))
     assert Recipe.from_yaml(recipe.to_yaml()) == Recipe.from_yaml(shown(recipe)) == recipe
 
 
@@ -117,6 +122,16 @@ METHOD = "pruning.method"
         ),
         (METHOD, {"name": "hesso", "options": {"weights": [1]}}, "options.weights' of the recipe must be five numbers"),
         (METHOD, {"name": "group_sparse", "options": {"reg": -1}}, "options.reg' of the recipe must be a float of at"),
+        (
+            METHOD,
+            {"name": "gumbel", "options": {"price": "cheap"}},
+            "options.price' of the recipe must be a Price or its",
+        ),
+        (
+            METHOD,
+            {"name": "spred"},
+            "'pruning.units' of the recipe must be weights for the method spred. Got 'channels'",
+        ),
         (METHOD, {"options": {}}, f"must have the key '{METHOD}.name'"),
         (f"{METHOD}.removal", {"name": "decai", "steps": 3}, "Got 'decai' instead. Did you mean 'decay'?"),
         (f"{METHOD}.removal", {"name": "decay"}, f"'{METHOD}.removal' of the recipe must have the key 'steps'."),

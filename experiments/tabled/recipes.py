@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import Any
 
@@ -37,7 +38,9 @@ def methods() -> str:
 def _plain(value: Any) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(map(_plain, value))}]"
-    return f"{value:.3g}"
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return value if isinstance(value, str) else f"{value:.3g}"
 
 
 TABLES = {"recipe keys": keys, "recipes": shipped, "methods": methods}

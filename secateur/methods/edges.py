@@ -35,7 +35,8 @@ class Edges:
 
     def slopes(self, at: Mapping[str, int]) -> dict[str, float]:
         """Group name -> edges that one more of its units brings, where groups keep `at` units."""
-        if self._slopes[0] != at:
+        known = bool(self._slopes[1]) and self.target.groups.kind != "slices"  # weights cost the same wherever they are
+        if self._slopes[0] != at and not known:
             found = {}
             for name, count in at.items():
                 low, high = max(0, count - 1), min(self.units[name], count + 1)

@@ -12,8 +12,8 @@ In the form with two logits d = theta_0 - theta_1.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,29 +22,36 @@ from torch.nn.utils import parametrize
 from secateur.errors import InputError
 from secateur.graph.units import Group, Groups, Member
 
+if TYPE_CHECKING:
+    from secateur.training.state import State
+
 Mode = Literal["whole", "sampled", "fixed"]
 
 
-class HardSample(torch.autograd.Function):
-    """Gates of 0 and 1 from logits and logistic noise, with the soft sample's gradient; shapes are those of `logits`.
+def hard_sample(logits: Tensor, noise: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Gates of 0 and 1 from logits and logistic noise, and the slope of the soft sample, all of one shape."""
+    lifted = logits + noise
+    soft = torch.sigmoid(lifted / temperature)
+    return (lifted > 0).to(logits.dtype), torch.addcmul(soft, soft, soft, value=-1).div_(temperature)
 
-    >>> HardSample.apply(logits, noise, 3.0)
+
+class StraightThrough(torch.autograd.Function):
+    """A hard sample that passes gradients to its logits by the slope of the soft one.
+
+    >>> StraightThrough.apply(logits, *hard_sample(logits.detach(), noise, 3.0))
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, noise: Tensor, temperature: float) -> Tensor:
-        """1 where a gate is open, else 0."""
-        lifted = logits + noise
-        ctx.save_for_backward(lifted)
-        ctx.temperature = temperature
-        return (lifted > 0).to(logits.dtype)
+    def forward(ctx: Any, logits: Tensor, sample: Tensor, slope: Tensor) -> Tensor:  # noqa: ARG004 - for its gradient
+        """The sample as it is."""
+        ctx.save_for_backward(slope)
+        return sample.view_as(sample)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         """The gradient of the soft sample, with the same noise."""
-        (lifted,) = ctx.saved_tensors
-        soft = torch.sigmoid(lifted / ctx.temperature)
-        return gradients[0] * soft * (1 - soft) / ctx.temperature, None, None
+        (slope,) = ctx.saved_tensors
+        return gradients[0] * slope, None, None
 
 
 class Gates:
@@ -79,6 +86,7 @@ class Gates:
                 else torch.stack([first / 2, -first / 2]).expand(group.units, 2)
             )
             self.logits[group.name] = nn.Parameter(start.clone().to(device))
+        self._drawn: dict[str, tuple[Tensor, Tensor]] = {}
         self.noise = {name: torch.zeros(len(p), device=p.device) for name, p in self.logits.items()}
         for name, readers in places.items():
             path, _, attribute = name.rpartition(".")
@@ -93,9 +101,10 @@ class Gates:
             parametrize.remove_parametrizations(self.model.get_submodule(path), attribute, leave_parametrized=False)
 
     def draw(self, generator: torch.Generator) -> None:
-        """Make the next sample: every gate's noise anew, from a generator on the CPU."""
+        """Make the next sample, of the gates as they are now: noise anew, from a generator on the CPU."""
+        self._drawn.clear()
         for name, noise in self.noise.items():
-            self.noise[name] = torch.rand(len(noise), generator=generator).logit().to(noise.device)
+            self.noise[name] = torch.rand(len(noise), generator=generator).logit_().to(noise.device)
 
     def fix(self, opened: Mapping[str, Tensor]) -> None:
         """Let the gates be as they are told from now on: group name -> bool of shape `[units]`."""
@@ -124,7 +133,10 @@ class Gates:
 
     def sample(self, name: str) -> Tensor:
         """The present hard sample of a group, shape `[units]`, with its graph."""
-        sampled: Tensor = HardSample.apply(self.difference(name), self.noise[name], self.temperature)
+        difference = self.difference(name)
+        if name not in self._drawn:  # gates stand still from one draw to the next
+            self._drawn[name] = hard_sample(difference.detach(), self.noise[name], self.temperature)
+        sampled: Tensor = StraightThrough.apply(difference, *self._drawn[name])
         return sampled
 
     def value(self, name: str, *, training: bool) -> Tensor:
@@ -156,10 +168,16 @@ def _places(gated: list[Group], groups: Groups) -> dict[str, list[tuple[str, Mem
         for member in group.consumers or group.producers:
             if not member.buffer:
                 places.setdefault(member.name, []).append((group.name, member))
+    require_own(groups, places)
+    return places
+
+
+def require_own(groups: Groups, names: Iterable[str]) -> None:
+    """Raise `InputError` for the first of the named weights that is not trained or is used under several names."""
     known: dict[int, list[str]] = {}
     for name, parameter in groups.model.named_parameters(remove_duplicate=False):
         known.setdefault(id(parameter), []).append(name)
-    for name in places:
+    for name in names:
         tensor = groups.tensor(name)
         others = [other for other in known.get(id(tensor), []) if other != name]
         if others:
@@ -171,4 +189,18 @@ def _places(gated: list[Group], groups: Groups) -> dict[str, list[tuple[str, Mem
                 f"Gates are learned together with their weights. '{name}' is not trained (requires_grad is False); "
                 "exclude it from the groups."
             )
-    return places
+
+
+def gated(name: str) -> str:
+    """The name of a tensor while gates are on it."""
+    path, _, attribute = name.rpartition(".")
+    return f"{path}.parametrizations.{attribute}.original".lstrip(".")
+
+
+def take_leave(state: State, parameters: Iterable[nn.Parameter], names: Iterable[str]) -> None:
+    """Take parameters out of the training's optimizer, and let its average follow the weights to their own `names`."""
+    own = {id(p) for p in parameters}
+    groups = state.optimizer.param_groups
+    groups[:] = [group for group in groups if not any(id(p) in own for p in group["params"])]
+    if state.average is not None:
+        state.average.follow(state.model, {name: gated(name) for name in names})

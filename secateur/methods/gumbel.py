@@ -16,8 +16,8 @@ out is held while the weights are fine-tuned, and its groups are cut.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -25,12 +25,12 @@ from torch import Tensor
 from torch.optim import Adam
 
 from secateur.criteria import Scores
-from secateur.errors import BudgetError, InputError
-from secateur.graph.units import Blocks
 from secateur.methods.edges import Edges
-from secateur.methods.gates import Gates
-from secateur.methods.prices import LogSchedule, Price, Standing
+from secateur.methods.gates import Gates, take_leave
+from secateur.methods.guards import Guard
+from secateur.methods.prices import Price, Standing, parse_price
 from secateur.methods.pruner import Pruner
+from secateur.methods.snapshots import Snapshot, Snapshots
 from secateur.planning import Budget
 from secateur.schedule import Schedule
 from secateur.training.streams import derive
@@ -38,8 +38,9 @@ from secateur.training.streams import derive
 if TYPE_CHECKING:
     from secateur.training.state import State
 
-ALIVE = 2.0
-"""The least d of a gate that must not close: it is open with a probability of 0.88."""
+
+EVERY = 10
+"""Steps from one look at what gates have cut off to the next."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,17 @@ class Gumbel(Pruner):
 
     start        0: gates are sampled from the first step on; before it the network is dense
     stop         0.75: gates are decided and the budget is met; the rest fine-tunes what is open
-    price        what an edge costs; `LogSchedule()`, which follows the budget whatever the network's scale
-    penalty_on   "expected" edges, exact and without noise, or those of the step's own "sample", as in the paper
+    price        what an edge costs, as a `Price` or in words: "ramp 3e-4", "log_schedule strength=2"
+    penalty_on   "sample": the step's own edges are priced, as in the paper, so that a decided gate feels price and loss
+                 by the same factor; or "expected" edges, exact and without noise, whose price decided gates hardly feel
     logits       1 or 2 numbers a gate
     keep         probability of an open gate at first, 0.9
     temperature  3, the paper's; a number, or a schedule over the time in which gates are sampled
     lr           learning rate of the gates, 0.05. They have an Adam of their own, whatever moves the weights
-    outputs      names of groups of single weights or blocks of which every row keeps one gate open, so that no output
-                 dies; left out: the last group. Every group keeps at least one
+    outputs      left out: in a chain of layers every output keeps a path from an input, in other networks every row of
+                 the last group a gate. Or the names of the groups of which every row keeps one gate open
+    snapshots    budgets: `taken` has the network as it was when its open gates first met them, so that one training
+                 under a rising price gives a curve
 
     Under a price that does not follow the budget, open gates alone remain: less than it, never more. `readings` tells
     how the gates stood, an epoch a row. A removal policy fades what the budget takes of open gates; closed ones need
@@ -80,19 +84,20 @@ class Gumbel(Pruner):
 
     start: float = 0.0
     stop: float = 0.75
-    price: Price = field(default_factory=LogSchedule)
-    penalty_on: Literal["expected", "sample"] = "expected"
+    price: Price | str = "log_schedule"
+    penalty_on: Literal["expected", "sample"] = "sample"
     logits: int = 1
     keep: float = 0.9
     temperature: float | Schedule = 3.0
     lr: float = 0.05
-    outputs: Iterable[str] | None = None
+    outputs: Sequence[str] | None = None
+    snapshots: Sequence[str] = ()
 
     def check(self) -> None:
         """See that the fields are in range."""
         super().check()
         self._require("rounds", "1: gates are decided once", self.rounds == 1)
-        self._require("price", "a Price, such as Ramp(3e-4)", isinstance(self.price, Price))
+        parse_price(self.price, type(self).__name__)
         self._require("penalty_on", '"expected" or "sample"', self.penalty_on in ("expected", "sample"))
         self._require("logits", "1 or 2", self.logits in (1, 2))
         self._require("keep", "a probability in (0, 1)", 0 < self.keep < 1)
@@ -102,7 +107,14 @@ class Gumbel(Pruner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._price = parse_price(self.price, type(self).__name__)
         self.readings: list[Reading] = []
+        self._snapshots = Snapshots(self.groups, self.snapshots)
+
+    @property
+    def taken(self) -> list[Snapshot]:
+        """The snapshots so far, from large to small."""
+        return self._snapshots.taken
 
     def times(self) -> list[int]:
         """No rounds: gates are decided where the budget is solved for good."""
@@ -110,11 +122,11 @@ class Gumbel(Pruner):
 
     def prepare(self, state: State) -> list[dict[str, Any]]:
         """Put gates on the weights; the first sample is ready before the first step that wants one."""
-        self._guarded = self._guards()
         self.gates = Gates(self.groups, keep=self.keep, logits=self.logits)
         self.edges = Edges(self.groups, self.target, list(self.gates.logits))
+        self.guard = Guard(self.groups, self.gates, self.outputs)
         parameters = list(self.gates.logits.values())
-        self._adam = Adam(parameters, lr=self.lr, eps=1e-12)
+        self._adam = Adam(parameters, lr=self.lr, eps=1e-12, fused=parameters[0].device.type in ("cpu", "cuda"))
         self._seed, self._drawn = state.seed, -1
         self._begin = self.first if self.start > 0 else 0
         return [{"params": parameters, "lr": self.lr, "weight_decay": 0.0}]
@@ -130,13 +142,14 @@ class Gumbel(Pruner):
         """The price of the edges, while gates are sampled."""
         if self.gates.mode != "sampled":
             return None
-        return self.price.penalty(self._standing(state.step, sampled=self.penalty_on == "sample"))
+        return self._price.penalty(self._standing(state.step, self.penalty_on))
 
     def look(self, state: State) -> None:
         """Move the gates; the optimizer of the weights finds no gradient for them."""
         parameters = list(self.gates.logits.values())
         found = [p.grad for p in parameters if p.grad is not None]
-        if self.gates.mode == "sampled" and found and all(bool(g.isfinite().all()) for g in found):
+        self.guard.look_for_paths(state.model, state.batches[0][0], self.edges.asked)
+        if self.gates.mode == "sampled" and found and all(bool(g.sum().isfinite()) for g in found):
             self._adam.step()
             with torch.no_grad():
                 self._after_gates(state.step)
@@ -144,32 +157,25 @@ class Gumbel(Pruner):
             parameter.grad = None
 
     def moved(self, state: State) -> None:
-        """Draw the next step's sample."""
+        """Take snapshots that are due, and draw the next step's sample."""
+        if self._snapshots.waiting and self.gates.mode == "sampled" and state.step <= self.solve_at:
+            self._snapshots.look(state.step, {n: d > 0 for n, d in self.gates.differences()}, self.gates.names)
         if self._begin <= state.step < self.solve_at:
             self._ready(state.step)
 
     def scores(self, state: State) -> Mapping[str, Tensor]:  # noqa: ARG002 - the gates are here
-        """The d of every gate; groups without gates stay, and so does the last open gate of an output."""
+        """The d of every gate; groups without gates stay, and so does what keeps an output from being lost."""
         values = {g.name: torch.full((g.units,), torch.inf) for g in self.groups}
         for name, difference in self.gates.differences():
             values[name] = difference.cpu().clone()
-            if name in self._guarded:
-                values[name][self._best(name, difference).cpu()] = torch.inf
+        for name, units in self.guard.needed().items():
+            values[name][units.cpu()] = torch.inf
         return Scores(values, "gumbel gates")
 
     def last_budget(self, state: State) -> Budget:  # noqa: ARG002 - the gates are here
         """The budget; under a price that does not follow it what open gates spend, or the fewest units of a plan."""
         opened = {name: int((d > 0).sum()) for name, d in self.gates.differences()}
-        spent, asked = self.target.spent(self.groups.balance(opened)), self.target.asked
-        while not self.price.follows and spent < asked:
-            wish = Budget(spent, "absolute", self.target.budget.unit)
-            try:
-                self._solve(self._scores, wish)
-            except BudgetError:
-                spent *= 1.05
-            else:
-                return wish
-        return self.target.budget
+        return self.target.budget if self._price.follows else self.at_most(opened)
 
     def epoch_end(self, state: State) -> None:
         """Take a reading."""
@@ -186,13 +192,8 @@ class Gumbel(Pruner):
 
     def finish(self, state: State) -> None:
         """Take the gates out, then go on with the slim model, or with zeros where single weights were closed."""
-        own = {id(p) for p in self.gates.logits.values()}
-        groups = state.optimizer.param_groups
-        groups[:] = [group for group in groups if not any(id(p) in own for p in group["params"])]
         self.gates.remove()
-        if state.average is not None:
-            names = {name: _parametrised(name) for name in self.gates.names}
-            state.average.follow(state.model, names)
+        take_leave(state, self.gates.logits.values(), self.gates.names)
         super().finish(state)
 
     def state_dict(self) -> dict[str, Any]:
@@ -203,9 +204,10 @@ class Gumbel(Pruner):
             "adam": self._adam.state_dict()["state"],
             "mode": self.gates.mode,
             "fixed": dict(self.gates.fixed),
-            "price": self.price.state_dict(),
+            "price": self._price.state_dict(),
             "readings": [asdict(reading) for reading in self.readings],
             "drawn": self._drawn,
+            "snapshots": self._snapshots.state_dict(),
         }
 
     @torch.no_grad()
@@ -215,7 +217,8 @@ class Gumbel(Pruner):
         for name, parameter in self.gates.logits.items():
             parameter.copy_(saved["logits"][name])
         self._adam.load_state_dict({**self._adam.state_dict(), "state": saved["adam"]})
-        self.price.load_state_dict(saved["price"])
+        self._price.load_state_dict(saved["price"])
+        self._snapshots.load_state_dict(saved["snapshots"])
         self.readings = [Reading(**reading) for reading in saved["readings"]]
         if saved["drawn"] >= 0:
             self._ready(saved["drawn"])
@@ -238,24 +241,27 @@ class Gumbel(Pruner):
     def _progress(self, step: int) -> float:
         return min(1.0, max(0.0, (step - self._begin) / (self.solve_at - self._begin)))
 
-    def _standing(self, step: int, *, sampled: bool = False) -> Standing:
-        gates = self.gates
-        units = {n: (gates.sample(n) if sampled else gates.difference(n).sigmoid()).sum() for n in gates.logits}
+    def _standing(self, step: int, count: Literal["expected", "sample", "open"] = "expected") -> Standing:
+        """Where the edges stand: those expected, of this step's sample, or of gates that are most likely open."""
+        counted: dict[str, Callable[[str], Tensor]] = {
+            "expected": lambda name: self.gates.difference(name).sigmoid(),
+            "sample": self.gates.sample,
+            "open": lambda name: self.gates.difference(name) > 0,
+        }
+        units = {name: counted[count](name).sum() for name in self.gates.logits}
         return Standing(self.edges.expected(units), self.edges.asked, self.edges.dense, self._progress(step))
 
     def _after_gates(self, step: int) -> None:
-        """Hold what the price limits, keep outputs and layers alive, and let the price see the step."""
-        standing = self._standing(step)
-        limit = self.price.limit(standing)
-        if limit is not None and float(standing.edges) > limit:
-            self._project(limit)
-        for name, difference in self.gates.differences():
-            best = self._best(name, difference)
-            lifted = difference.clone()
-            lifted[best] = lifted[best].clamp_min(ALIVE)
-            if not torch.equal(lifted, difference):
-                self.gates.set(name, lifted)
-        self.price.moved(self._standing(step))
+        """Let the price see the step, hold what it limits, and keep outputs and layers alive."""
+        sees = self._price.sees
+        if sees != "nothing":
+            standing = self._standing(step, sees)
+            limit = self._price.limit(standing)
+            if limit is not None and float(standing.edges) > limit:
+                self._project(limit)
+            self._price.moved(standing)
+        if step % EVERY == 0:
+            self.guard.hold()
 
     def _project(self, limit: float) -> None:
         """Move all probabilities down by one number, the least with which no more edges than `limit` are expected."""
@@ -267,27 +273,3 @@ class Gumbel(Pruner):
             low, high = (middle, high) if float(edges) > limit else (low, middle)
         for name, p in likely.items():
             self.gates.set(name, (p - high).clamp_min(0).logit(eps=1e-6))
-
-    def _best(self, name: str, difference: Tensor) -> Tensor:
-        """The gates of a group that must not close: the most open of every output, or else of all."""
-        rows = self._guarded.get(name, 1)
-        across = len(difference) // rows
-        return difference.view(rows, across).argmax(1) + across * torch.arange(rows, device=difference.device)
-
-    def _guards(self) -> dict[str, int]:
-        """The names of the groups whose rows are outputs, with the number of rows."""
-        names = [group.name for group in self.groups]
-        rows = {g.name: m.grid[0] for g in self.groups for m in g.members if isinstance(m, Blocks)}
-        chosen = names[-1:] if self.outputs is None else list(self.outputs)
-        for name in chosen:
-            if name not in names:
-                raise InputError(
-                    f"The 'outputs' of Gumbel must name groups. There is no group {name!r}; the last are {names[-3:]}."
-                )
-        return {name: rows[name] for name in chosen if name in rows}
-
-
-def _parametrised(name: str) -> str:
-    """The name of a tensor while gates are on it."""
-    path, _, attribute = name.rpartition(".")
-    return f"{path}.parametrizations.{attribute}.original".lstrip(".")

@@ -6,6 +6,8 @@ can remove are not counted, neither in what stands nor in what is asked for.
 
     Constant      price * edges                                            Zhang, Tao & Zhang, arXiv 2311.12526
     Ramp          price * min(1, t / until) * edges
+    Climb         the price of now * edges; it rises as in Ramp while more gates are open than asked for, and goes back
+                  five times as fast while fewer are
     Aim           price * |edges - asked|                                  the same paper's loss, for a density above 0
     LogSchedule   strength * relu(log edges - log scheduled(t))            the schedule is a line in logarithms
     DualAscent    lambda * edges,  lambda += rate * (edges - asked) / dense, never below 0
@@ -21,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -48,6 +50,8 @@ class Price:
     """
 
     follows: ClassVar[bool] = True
+    sees: ClassVar[Literal["nothing", "expected", "open"]] = "nothing"
+    """Which edges it is shown after a step: those expected, or of gates most likely open. Counting them takes time."""
 
     def penalty(self, standing: Standing) -> Tensor | None:  # noqa: ARG002 - a projection asks for none
         """The scalar that joins the loss, if any."""
@@ -101,6 +105,40 @@ class Ramp(Price):
 
 
 @dataclass
+class Climb(Price):
+    """A ramp that halts at the budget: up by `price` nats an edge in all the time, but for the steps that go back.
+
+    Back it goes five times as fast: gates that are on their way to close go on for a while.
+    """
+
+    follows: ClassVar[bool] = False
+    sees: ClassVar[Literal["nothing", "expected", "open"]] = "open"
+    price: float
+
+    def __post_init__(self) -> None:
+        _positive(self, "price")
+        self.now, self.progress = 0.0, 0.0
+
+    def penalty(self, standing: Standing) -> Tensor:
+        """The price of now, times the edges."""
+        return self.now * standing.edges
+
+    def moved(self, standing: Standing) -> None:
+        """Go up, or back, by what passed since the step before."""
+        rise = self.price * max(0.0, standing.progress - self.progress)
+        self.now = max(0.0, self.now + (rise if float(standing.edges.detach()) > standing.asked else -5 * rise))
+        self.progress = standing.progress
+
+    def state_dict(self) -> dict[str, Any]:
+        """The price of now, and since when."""
+        return {"now": self.now, "progress": self.progress}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        self.now, self.progress = float(saved["now"]), float(saved["progress"])
+
+
+@dataclass
 class Aim(Price):
     """`price` nats for every edge above, or below, those that the budget asks for."""
 
@@ -135,6 +173,7 @@ class LogSchedule(Price):
 class DualAscent(Price):
     """A price that rises while there are more edges than asked for and falls while there are fewer."""
 
+    sees: ClassVar[Literal["nothing", "expected", "open"]] = "expected"
     rate: float
 
     def __post_init__(self) -> None:
@@ -163,6 +202,7 @@ class DualAscent(Price):
 class Projection(Price):
     """No price: expected edges are held at a schedule that ends at the budget."""
 
+    sees: ClassVar[Literal["nothing", "expected", "open"]] = "expected"
     until: float = 0.8
 
     def __post_init__(self) -> None:
@@ -171,6 +211,39 @@ class Projection(Price):
     def limit(self, standing: Standing) -> float:
         """The edges of the schedule."""
         return _scheduled(standing, self.until)
+
+
+PRICES: dict[str, type[Price]] = {
+    "constant": Constant,
+    "ramp": Ramp,
+    "climb": Climb,
+    "aim": Aim,
+    "log_schedule": LogSchedule,
+    "dual_ascent": DualAscent,
+    "projection": Projection,
+}
+"""The prices by their names in recipes."""
+
+
+def parse_price(price: Price | str, owner: str) -> Price:
+    """A price as it is, or from words: its name, then its numbers in order or by name, as in "ramp 3e-4 until=0.9".
+
+    Raises `InputError`, in which `owner` is whose parameter it is.
+    """
+    if isinstance(price, Price) and type(price) is not Price:
+        return price
+    name, *numbers = price.split() if isinstance(price, str) else [""]
+    try:
+        pairs = [number.rpartition("=") for number in numbers]
+        plain = [float(value) for key, _, value in pairs if not key]
+        return PRICES[name](*plain, **{key: float(value) for key, _, value in pairs if key})
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"The 'price' parameter of {owner} must be a Price or its name ({', '.join(PRICES)}) and numbers, such as "
+            f"'ramp 3e-4 until=0.9'. Got {price!r} instead."
+        ) from error
 
 
 def _scheduled(standing: Standing, until: float) -> float:

@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from torch import Tensor
 from secateur.criteria import Scores
 from secateur.errors import BudgetError, InputError
 from secateur.graph.cutting import cut_tensor
-from secateur.graph.units import Groups
+from secateur.graph.units import Groups, Kind
 from secateur.masks import Masks
 from secateur.methods.story import Event, Story
 from secateur.planning import Budget, Plan, plan
@@ -56,6 +56,8 @@ class Pruner(ABC):
 
     After training `plan` is what was kept, `story` what happened on the way, and the model of the training is slim.
     """
+
+    takes: ClassVar[tuple[Kind, ...]] = ("slices", "elements", "blocks")  # the kinds of units it can prune
 
     groups: Groups = field(repr=False)
     budget: str | Budget | None = None
@@ -228,6 +230,19 @@ class Pruner(ABC):
         chosen = {name: indices for name, indices in units.items() if len(indices)}
         self.story.add(Event.of(step, name, "leaving", indices) for name, indices in chosen.items())
         self.policy.start(self.groups, chosen, certain=certain)
+
+    def at_most(self, opened: Mapping[str, int]) -> Budget:
+        """The budget, or what so many units spend where that is less: the fewest of a plan by the last scores."""
+        spent, asked = self.target.spent(self.groups.balance(opened)), self.target.asked
+        while spent < asked:
+            wish = Budget(spent, "absolute", self.target.budget.unit)
+            try:
+                self._solve(self._scores, wish)
+            except BudgetError:
+                spent *= 1.05
+            else:
+                return wish
+        return self.target.budget
 
     def _aim(self, state: State, made: Plan, *, certain: bool = False) -> None:
         """Take the counts of a plan as the goal, and let go what it removes and is still there."""

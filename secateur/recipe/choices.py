@@ -15,7 +15,25 @@ import torch
 
 from secateur import criteria
 from secateur.errors import InputError
-from secateur.methods import CRIC, DHSPG, HESSO, GateDecorator, GroupSparse, Iterative, Pruner
+from secateur.methods import (
+    CRIC,
+    DHSPG,
+    HESSO,
+    ContinuousSparsification,
+    DifferentiableSparsification,
+    DynamicSparse,
+    EdgePopup,
+    GateDecorator,
+    GradualMagnitude,
+    GroupSparse,
+    Gumbel,
+    HardConcrete,
+    Iterative,
+    ProbMask,
+    Pruner,
+    SoftThreshold,
+    Spred,
+)
 from secateur.optim import StochGradAdam, StochGradAdamW, sampled_adamw, sampled_sgd
 from secateur.removal import Adaptive, Decay, Fading, Multiplicative
 
@@ -52,6 +70,16 @@ METHODS: dict[str, type[Pruner]] = {
     "hesso": HESSO,
     "cric": CRIC,
     "gate_decorator": GateDecorator,
+    "gumbel": Gumbel,
+    "gradual_magnitude": GradualMagnitude,
+    "hard_concrete": HardConcrete,
+    "continuous_sparsification": ContinuousSparsification,
+    "str": SoftThreshold,
+    "dst": DynamicSparse,
+    "spred": Spred,
+    "differentiable_sparsification": DifferentiableSparsification,
+    "prob_mask": ProbMask,
+    "edge_popup": EdgePopup,
 }
 """What `pruning.method.name` can name."""
 

@@ -9,6 +9,7 @@ from pydantic import Field, TypeAdapter, ValidationError, ValidationInfo, field_
 
 from secateur import planning
 from secateur.errors import InputError
+from secateur.graph.units import Kind
 from secateur.recipe.choices import (
     CRITERIA,
     FADING,
@@ -24,6 +25,9 @@ from secateur.recipe.choices import (
 from secateur.recipe.parts import Part, default
 from secateur.recipe.wrong import MisfitError, expected
 from secateur.removal import Decay, Immediate, Rectify, Removal
+
+KINDS: dict[str, Kind] = {"channels": "slices", "weights": "elements", "blocks": "blocks"}
+"""The units of a recipe, as groups call them."""
 
 
 class RectifyPart(Part):
@@ -111,7 +115,8 @@ class MethodPart(Part):
     """Pruning while the fine-tuning goes on, by a method that chooses units and a way in which they leave."""
 
     name: str
-    """iterative, group_sparse, dhspg, hesso, cric or gate_decorator."""
+    """iterative, group_sparse, dhspg, hesso, cric, gate_decorator or gumbel; for single weights also gradual_magnitude,
+    hard_concrete, continuous_sparsification, str, dst, spred, differentiable_sparsification, prob_mask, edge_popup."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Its own parameters, such as start, stop (shares of the fine-tuning) and rounds."""
     removal: RemovalPart | None = None
@@ -208,6 +213,15 @@ class PruningPart(Part):
         """See that a method is not told what it has no use for."""
         if self.method is not None and (given := [name for name in self.unused if name in self.model_fields_set]):
             raise MisfitError(given[0], f"must be left out: the method {self.method.name} has no use for it.")
+        return self
+
+    @model_validator(mode="after")
+    def _units_fit(self) -> PruningPart:
+        """See that the method can prune such units."""
+        if self.method is not None and KINDS[self.units] not in METHODS[self.method.name].takes:
+            raise MisfitError(
+                "units", f"must be weights for the method {self.method.name}. Got {self.units!r} instead."
+            )
         return self
 
     @property

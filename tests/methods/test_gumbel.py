@@ -15,14 +15,15 @@ from torch.optim import SGD, AdamW
 import secateur
 from secateur import sparse
 from secateur.errors import InputError
-from secateur.methods import Aim, Constant, DualAscent, Gumbel, LogSchedule, Projection, Ramp, Standing
-from secateur.methods.gates import Gates, HardSample
+from secateur.methods import Aim, Climb, Constant, DualAscent, Gumbel, LogSchedule, Projection, Ramp, Standing
+from secateur.methods.gates import Gates, StraightThrough, hard_sample
 from secateur.schedule import exponential
 from secateur.training import Moments, State, fit
 
 PRICES = {
     "constant": lambda: Constant(1e-3),
     "ramp": lambda: Ramp(2e-3),
+    "climb": lambda: Climb(2e-2),
     "aim": lambda: Aim(1e-3),
     "log schedule": LogSchedule,
     "dual ascent": lambda: DualAscent(1e-3),
@@ -62,7 +63,7 @@ def started(method):
 def test_a_hard_sample_and_its_gradient_by_hand():
     logits = torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64, requires_grad=True)
     noise = torch.tensor([-1.0, 3.0, -2.0], dtype=torch.float64)
-    z = HardSample.apply(logits, noise, 2.0)
+    z = StraightThrough.apply(logits, *hard_sample(logits.detach(), noise, 2.0))
     assert z.tolist() == [0.0, 1.0, 0.0]  # 0 is not above 0
     (z * torch.tensor([1.0, 10.0, 100.0])).sum().backward()
     soft = [1 / (1 + math.exp(-lifted / 2)) for lifted in (-0.5, 2.0, 0.0)]
@@ -91,7 +92,7 @@ def test_gates_are_open_as_often_as_the_sigmoid_of_their_logit_says(numbers, tem
 def test_the_temperature_shapes_the_gradient_as_published(d, tau, factor):
     noise = torch.rand(2_000_000, generator=torch.Generator().manual_seed(0)).logit()
     logits = torch.full_like(noise, d, requires_grad=True)
-    HardSample.apply(logits, noise, float(tau)).sum().backward()
+    StraightThrough.apply(logits, *hard_sample(logits.detach(), noise, float(tau))).sum().backward()
     assert float(logits.grad.mean()) == pytest.approx(factor, rel=0.02)
 
 
@@ -113,7 +114,7 @@ def test_a_step_has_one_sample_for_every_access_and_for_the_price():
 
 
 def test_the_price_of_expected_edges_is_their_number_and_its_gradient_exact():
-    method = Gumbel(groups=three(), budget="50% weights", price=Constant(0.5))
+    method = Gumbel(groups=three(), budget="50% weights", price=Constant(0.5), penalty_on="expected")
     state = started(method)
     with torch.no_grad():
         for parameter in method.gates.logits.values():
@@ -127,7 +128,7 @@ def test_the_price_of_expected_edges_is_their_number_and_its_gradient_exact():
 
 
 def test_edges_of_groups_are_what_widths_cost():
-    method = Gumbel(groups=found(), budget="50% macs", price=Constant(1.0), keep=0.5)
+    method = Gumbel(groups=found(), budget="50% macs", price=Constant(1.0), penalty_on="expected", keep=0.5)
     state = started(method)
     cost = method.groups.cost({g.name: g.units // 2 for g in method.groups}).macs
     nothing = method.groups.cost({g.name: 0 for g in method.groups}).macs
@@ -143,6 +144,13 @@ def test_prices_by_hand():
     late = Standing(torch.tensor(50.0), asked=10.0, dense=1000.0, progress=0.9)
     assert float(LogSchedule(2.0, until=0.8).penalty(late)) == pytest.approx(2 * math.log(5))
     assert Projection(until=0.8).limit(at) == pytest.approx(100)
+    climb = Climb(10.0)
+    climb.moved(at)
+    assert float(climb.penalty(at)) == pytest.approx(200)
+    climb.moved(Standing(torch.tensor(9.0), asked=10.0, dense=1000.0, progress=0.5))
+    assert float(climb.penalty(at)) == 0  # 5 less would be below it
+    climb.moved(Standing(torch.tensor(11.0), asked=10.0, dense=1000.0, progress=0.7))
+    assert float(climb.penalty(at)) == pytest.approx(100)
     dual = DualAscent(10.0)
     dual.moved(at)
     assert dual.price == pytest.approx(0.4)
@@ -202,7 +210,7 @@ def test_open_gates_alone_stay_where_they_spend_less_than_the_budget():
 
 @pytest.mark.parametrize("optimizer", [PLAIN["optimizer"], partial(AdamW, lr=0.01)])
 @pytest.mark.parametrize("epoch", [2, 4])
-@pytest.mark.parametrize("price", ["dual ascent", "projection"])
+@pytest.mark.parametrize("price", ["dual ascent", "projection", "climb"])
 def test_a_run_broken_off_ends_with_the_same_bits(price, epoch, optimizer, tmp_path):
     class Stop(Exception):
         pass
@@ -213,7 +221,8 @@ def test_a_run_broken_off_ends_with_the_same_bits(price, epoch, optimizer, tmp_p
 
     def method():
         cooling = partial(exponential, start=3.0, end=1.0)
-        return Gumbel(groups=three(), budget="80 weights", price=PRICES[price](), lr=0.2, logits=2, temperature=cooling)
+        more = {"logits": 2, "temperature": cooling, "snapshots": ["90% weights", "70% weights", "120 weights"]}
+        return Gumbel(groups=three(), budget="80 weights", price=PRICES[price](), lr=0.2, **more)
 
     whole, resumed = method(), method()
     expected = trained(whole, optimizer=optimizer, ema=0.5)
@@ -221,9 +230,29 @@ def test_a_run_broken_off_ends_with_the_same_bits(price, epoch, optimizer, tmp_p
         trained(method(), optimizer=optimizer, ema=0.5, checkpoint=tmp_path, on_epoch=stop)
     history = trained(resumed, optimizer=optimizer, ema=0.5, checkpoint=tmp_path)
     assert resumed.readings == whole.readings
+    assert [(s.budget, s.step, s.spent) for s in resumed.taken] == [(s.budget, s.step, s.spent) for s in whole.taken]
     for key, value in history.model.state_dict().items():
         assert torch.equal(value, expected.model.state_dict()[key])
         assert torch.equal(history.ema[key], expected.ema[key])
+
+
+@pytest.mark.parametrize("kind", ["elements", "groups"])
+def test_snapshots_are_the_network_when_it_met_their_budgets(kind):
+    groups, unit = (three(), "weights") if kind == "elements" else (found(), "params")
+    budgets = [f"{share}% {unit}" for share in (40, 90, 70)]
+    method = Gumbel(groups=groups, budget=f"30% {unit}", lr=0.2, snapshots=budgets, planning={"round_to": 1})
+    plain = copy.deepcopy(groups.model)
+    trained(method, epochs=8)
+    assert [s.budget for s in method.taken] == [budgets[i] for i in (1, 2, 0)]
+    assert [s.step for s in method.taken] == sorted(s.step for s in method.taken)
+    dense = sum(p.numel() for p in plain.parameters())
+    for snapshot, share in zip(method.taken, (0.9, 0.7, 0.4), strict=True):
+        plain.load_state_dict(snapshot.state)
+        assert 0.7 * share < snapshot.spent / dense <= share
+        if kind == "elements":
+            assert sum(int(p.count_nonzero()) for p in plain.parameters()) == snapshot.spent
+    with pytest.raises(InputError, match=r"'snapshots' of Gumbel must count the same. They count macs and params"):
+        Gumbel(groups=found(), snapshots=["50% macs", "50% params"])
 
 
 def test_accumulated_batches_and_closures_see_the_same_sample():
@@ -244,6 +273,8 @@ def test_accumulated_batches_and_closures_see_the_same_sample():
 def test_bad_input_is_told_before_the_first_step():
     for name, value in (
         ("price", 1e-3),
+        ("price", "ramp"),
+        ("price", "ramp soon"),
         ("penalty_on", "all"),
         ("logits", 3),
         ("keep", 1.0),

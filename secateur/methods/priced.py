@@ -1,0 +1,67 @@
+"""Relaxed methods that know how many weights are open, with a price on that number."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from secateur.methods.edges import Edges
+from secateur.methods.prices import Price, Projection, Standing, parse_price
+from secateur.methods.relaxed import Relaxed
+
+if TYPE_CHECKING:
+    from secateur.training.state import State
+
+
+@dataclass(eq=False, kw_only=True)
+class Priced(Relaxed):
+    """A method with a price on the weights that are open; the other fields are those of `Relaxed`.
+
+    price   a `Price` or its name and numbers; "constant 1e-6" is what the papers have, the default follows the budget
+    """
+
+    price: Price | str = "log_schedule"
+
+    def check(self) -> None:
+        """See that the fields are in range."""
+        super().check()
+        price = parse_price(self.price, type(self).__name__)
+        self._require("price", "a price that is paid; Projection is none", not isinstance(price, Projection))
+
+    @abstractmethod
+    def chances(self) -> Iterator[Tensor]:
+        """How far every weight is open, in [0, 1], a tensor a weight."""
+
+    def prepare(self, state: State) -> list[dict[str, Any]]:
+        """Put on what is learned, and count what is open."""
+        added = super().prepare(state)
+        self._price = parse_price(self.price, type(self).__name__)
+        self._edges = Edges(self.groups, self.target, list(self.besides))
+        return added
+
+    def penalty(self, state: State) -> Tensor | None:
+        """The price of the weights that are open, until they are decided."""
+        return self._price.penalty(self._standing(state.step)) if state.step < self.solve_at else None
+
+    def settle(self, progress: float) -> None:
+        """Let the price see the step."""
+        if self._price.sees != "nothing":
+            self._price.moved(self._standing(round(progress * self.solve_at)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the pruning stands, with the price."""
+        return {**super().state_dict(), "price": self._price.state_dict()}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        super().load_state_dict(saved)
+        self._price.load_state_dict(saved["price"])
+
+    def _standing(self, step: int) -> Standing:
+        units = {name: chance.sum() for name, chance in zip(self.besides, self.chances(), strict=True)}
+        edges = self._edges
+        return Standing(edges.expected(units), edges.asked, edges.dense, min(1.0, step / self.solve_at))
