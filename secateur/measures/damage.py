@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from secateur.errors import InputError
-from secateur.measures.flips import mcnemar
+from secateur.measures.churn import mcnemar
 
 LEVEL = 0.05
 

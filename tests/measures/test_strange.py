@@ -9,8 +9,8 @@ from torch import nn
 
 from secateur.errors import DataError, InputError
 from secateur.measures.adversarial import Attack, Normalised, adversarial_right
+from secateur.measures.coverage import selective
 from secateur.measures.ood import detection
-from secateur.measures.selective import selective
 
 
 def test_ranking_by_hand() -> None:

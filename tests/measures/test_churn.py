@@ -5,9 +5,9 @@ import torch
 from scipy.stats import ttest_ind
 
 from secateur.errors import DataError, InputError
+from secateur.measures.churn import flips, mcnemar, worst
 from secateur.measures.damage import class_damage, class_damage_over, holm
 from secateur.measures.exemplars import identified_exemplars
-from secateur.measures.flips import flips, mcnemar, worst
 
 
 def test_a_table_by_hand() -> None:

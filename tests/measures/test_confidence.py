@@ -6,7 +6,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from secateur.errors import DataError, InputError
 from secateur.measures.answers import Answers
-from secateur.measures.calibration import calibration, temperature, tempered
+from secateur.measures.confidence import calibration, temperature, tempered
 
 
 def drawn(images: int = 2000, classes: int = 5, sharp: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
