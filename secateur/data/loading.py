@@ -67,8 +67,9 @@ def load(
     has its own, and one that has val alone is tested on it. `limit`: at most so many training images, stratified, after
     that split; validation and test stay whole. `seed` decides split, order and augmentation. `augment`: True is what is
     usual for the data set, False is nothing, else names out of corrupt, crop, flip, cutout, mixup and cutmix, as one
-    string or a list ("crop flip cutout=0.25"). `mean`, `std`: one number a channel on the scale [0, 1]; the defaults are the data
-    set's own, for a folder ImageNet's, but a network wants those its weights were trained with. `channels_last`: the
+    string or a list ("crop flip cutout=0.25"). `mean`, `std`: one number a channel on the scale [0, 1]; the defaults
+    are the data set's own, for a folder ImageNet's, but a network wants those its weights were trained with.
+    `channels_last`: the
     memory format of the inputs. For a folder: `size`, the side of the inputs (224), and `workers`, how many processes
     read images (one a core, at most 8).
 

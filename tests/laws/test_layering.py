@@ -25,6 +25,7 @@ RIVER = (
     ("recipe",),
     ("building", "folder", "inspection", "console"),
     ("run",),
+    ("evaluating",),
     ("cli",),
 )
 LEVEL = {stage: level for level, stages in enumerate(RIVER) for stage in stages}
