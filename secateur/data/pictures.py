@@ -85,6 +85,11 @@ class Pictures:
         labels = None if self.labels is None else self.labels[chosen]
         return Pictures(self.images[chosen], labels, self.mean, self.std, self.peak, self.numbers[chosen], self.names)
 
+    def to(self, device: torch.device) -> Pictures:
+        """The same pictures on `device`; the numbers stay where they are."""
+        labels = None if self.labels is None else self.labels.to(device)
+        return Pictures(self.images.to(device), labels, self.mean, self.std, self.peak, self.numbers, self.names)
+
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
         """Bytes, labels and numbers of `size` images after the other."""
         assert self.numbers is not None

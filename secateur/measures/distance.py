@@ -72,7 +72,7 @@ def function_distance(
     for inputs, labels, indices in batches:
         images += len(inputs)
         for draw in range(draws):
-            noise = Draws.of(seed, "noise", draw, indices).uniform(-1, 1, *inputs.shape[1:])
+            noise = Draws.of(seed, "noise", draw, indices.to(inputs.device)).uniform(-1, 1, *inputs.shape[1:])
             for level, epsilon in enumerate(epsilons):
                 for name, row in _sums(networks, torch.add(inputs, noise, alpha=epsilon), labels).items():
                     sums[name][level, draw] += row

@@ -97,7 +97,7 @@ def cross_confidence(
     table = torch.zeros(len(networks), len(networks), dtype=torch.float64)
     for row, order in enumerate(orders):
         mask = torch.zeros_like(order, dtype=torch.bool)
-        mask[torch.arange(len(order)).unsqueeze(1), order[:, -kept:]] = True
+        mask[torch.arange(len(order), device=order.device).unsqueeze(1), order[:, -kept:]] = True
         shown = images * mask.view(len(images), 1, *images.shape[2:])
         for column, network in enumerate(networks):
             sure = network(shown).double().softmax(dim=1).gather(1, labels.view(-1, 1))

@@ -5,11 +5,14 @@ Every sentence is generated from the numbers of the record; where a number is mi
 
 from __future__ import annotations
 
+from secateur.measures.excess import excess_difference, excess_slope
 from secateur.report import text
 from secateur.report.trust_record import NOMINAL, PotentialRow, SheetRow, TrustRecord
 
 DOUBT = 0.05
 """The p-value below which a difference is told as more than chance."""
+_NONE = 5e-5
+"""A difference that is told as none: it would be rounded to 0.00 points."""
 
 
 def named(kind: str) -> str:
@@ -88,6 +91,15 @@ def _shift(record: TrustRecord) -> str:
         f"It loses most under {named(worst.kind)} of severity {worst.severity} ({text.points(-lost(worst, last))}) and "
         f"least under {named(best.kind)} of severity {best.severity} ({text.points(-lost(best, last))}).",
     ]
+    excess = [_excess(record, rows, model) for model in record.pruned]
+    more = "as much as" if abs(excess[-1]) < _NONE else f"{_difference(excess[-1], 'more', 'less')} than"
+    words.append(f"The shifts cost it {more} they cost the dense one.")
+    if len(excess) > 1:
+        line = excess_slope([record.models[i].ratio for i in record.pruned], excess)
+        words.append(
+            f"Over the prune ratio that excess grows by {100 * line.value:.2f} points to all parameters gone "
+            f"(95 % interval {100 * line.low:.2f} to {100 * line.high:.2f})."
+        )
     potentials = [row.potential.interpolated for row in rows if row.potential is not None]
     if potentials:
         mean, least = sum(potentials) / len(potentials), min(potentials)
@@ -97,6 +109,15 @@ def _shift(record: TrustRecord) -> str:
             f"under {where}: that is how far it can be pruned if any of them may come."
         )
     return " ".join(words)
+
+
+def _excess(record: TrustRecord, rows: list[SheetRow], model: int) -> float:
+    """The difference in excess error of a model over these sheets."""
+    sheet = record.at(NOMINAL, 0)
+    assert sheet is not None
+    dense, pruned = (1 - sheet.answers[i].accuracy.value for i in (0, model))
+    shifted = [[1 - row.answers[i].accuracy.value for row in rows] for i in (0, model)]
+    return excess_difference(dense, pruned, *shifted)
 
 
 def _further(record: TrustRecord) -> str:
@@ -139,8 +160,8 @@ def _open(record: TrustRecord) -> str:
     return " ".join(words)
 
 
-def _difference(loss: float) -> str:
-    return f"{abs(100 * loss):.2f} points {'less' if loss > 0 else 'more'}" if abs(loss) >= 5e-5 else "no difference"
+def _difference(loss: float, worse: str = "less", better: str = "more") -> str:
+    return f"{abs(100 * loss):.2f} points {worse if loss > 0 else better}" if abs(loss) >= _NONE else "no difference"
 
 
 def _quoted(name: str) -> str:

@@ -248,7 +248,7 @@ def synthetic(like: Pictures, seed: int, number: int = STRANGE) -> dict[str, Pic
 
     Both after Hendrycks and Gimpel (arXiv 1610.02136); the blur has a sixteenth of the shorter side.
     """
-    draws = Draws.of(seed, "strange", 0, torch.arange(number))
+    draws = Draws.of(seed, "strange", 0, torch.arange(number, device=like.images.device))
     flat = draws.uniform(0, 1, *like.shape)
     soft = blurred(draws.normal(*like.shape), max(1.0, min(like.shape[1:]) / 16))
     blobs = (soft > soft.flatten(2).mean(dim=2).view(*soft.shape[:2], 1, 1)).float()

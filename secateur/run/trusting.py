@@ -26,6 +26,7 @@ from secateur.run.progress import Progress, Silent
 from secateur.run.quick import quick
 from secateur.run.sheets import sheet
 from secateur.run.subjects import Subject, checked
+from secateur.training.batches import device_of
 
 FOLDER, RECORD = "trust", "trust.json"
 SHIFTS = ("corruptions", "noise", "ood", "adversarial", "features")
@@ -73,9 +74,10 @@ def trust(
             "An evaluation needs the labels of its images: accuracy, calibration and flips are told from them. "
             "Give 'labels'; images without any can be 'strange' images of the shift ood."
         )
-    out = Path(out)
+    out, device = Path(out), device_of(ordered[0].model)
+    pictures, strange = pictures.to(device), {name: each.to(device) for name, each in (strange or {}).items()}
     with held(out):
-        made = Evaluation(ordered, pictures, settings, out / FOLDER, progress, strengths, strange or {})
+        made = Evaluation(ordered, pictures, settings, out / FOLDER, progress, strengths, strange)
         own(made, data)
         record = _carried_out(made, data, corruptions, others)
         record.save(out / RECORD)
