@@ -197,6 +197,7 @@ def test_models_that_do_not_fit_together_are_refused(dense, pictures, tmp_path):
         ([Subject("soft", Softmaxed(dense))], "they are probabilities"),
         ([], "at least one pruned"),
         ([first], "exactly one dense"),
+        ([Subject("dense", sparse(dense, 0.5))], "different names"),
     ):
         with pytest.raises(InputError, match=words):
             trust([first, *others], pictures, tmp_path / words[:4], asked=[], settings=QUICK)

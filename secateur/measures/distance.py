@@ -55,17 +55,18 @@ def function_distance(
     epsilons: Sequence[float] = EPSILONS,
     draws: int = DRAWS,
     seed: int = 0,
-    told: Callable[[], None] = lambda: None,
 ) -> dict[str, list[Level]]:
     """The distance of each network from `dense`, a list of levels a name; "dense" is the dense network itself.
 
-    Networks map normalised inputs to scores. `told` is called after every pass of a batch at one level. Raises
-    `InputError` for levels below 0, no draw, or networks with other numbers of classes.
+    Networks map normalised inputs to scores. Raises `InputError` for levels below 0, no draw, or networks with other
+    numbers of classes.
 
     >>> function_distance(dense, {"pruned": slim}, batches)["pruned"][0].agreement
     """
     if not epsilons or min(epsilons) < 0 or draws < 1:
         raise InputError(f"Function distance needs levels of at least 0 and a draw. Got {list(epsilons)} and {draws}.")
+    if "dense" in others:
+        raise InputError("The name 'dense' belongs to the dense network. Give the others different names.")
     networks = {"dense": dense, **others}
     sums = {name: torch.zeros(len(epsilons), draws, 3, dtype=torch.float64) for name in networks}
     images = 0
@@ -74,11 +75,16 @@ def function_distance(
         for draw in range(draws):
             noise = Draws.of(seed, "noise", draw, indices.to(inputs.device)).uniform(-1, 1, *inputs.shape[1:])
             for level, epsilon in enumerate(epsilons):
+                if draw and not epsilon:
+                    continue  # without noise all draws are one
                 for name, row in _sums(networks, torch.add(inputs, noise, alpha=epsilon), labels).items():
                     sums[name][level, draw] += row
-                told()
     if not images:
         raise DataError("Function distance needs at least one image. There is none.")
+    for table in sums.values():
+        for level, epsilon in enumerate(epsilons):
+            if not epsilon:
+                table[level] = table[level, :1]
     return {name: _levels(table / images, epsilons) for name, table in sums.items()}
 
 

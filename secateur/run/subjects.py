@@ -102,8 +102,11 @@ def checked(subjects: Sequence[Subject]) -> list[Subject]:
             f"Got the roles {', '.join(each.role for each in subjects) or 'none'}."
         )
     names = [each.name for each in subjects]
-    if len(set(names)) < len(names):
-        raise InputError(f"The models of an evaluation need different names. Got {', '.join(names)}.")
+    if len(set(names)) < len(names) or any(each.name == "dense" for each in subjects if each.role != "dense"):
+        raise InputError(
+            "The models of an evaluation need different names, and only the dense one may be called 'dense'. "
+            f"Got {', '.join(names)}."
+        )
     return dense + [each for each in subjects if each.role != "dense"]
 
 

@@ -42,6 +42,13 @@ def test_one_level_and_draw_by_hand() -> None:
     assert found["dense"][0].accuracies == (pytest.approx((a.argmax(1) == labels).double().mean().item()),)
 
 
+def test_all_draws_without_noise_are_one() -> None:
+    levels = function_distance(net(0), {"b": net(1)}, batches(7), epsilons=[0.0, 0.5], draws=3)["b"]
+    assert len(set(levels[0].accuracies)) == 1
+    assert levels[0].agreement_deviation == levels[0].distance_deviation == 0
+    assert levels[1].distance_deviation > 0
+
+
 def test_how_images_are_batched_does_not_matter() -> None:
     a, b = (function_distance(net(0), {"b": net(1)}, batches(size), epsilons=[0.5], draws=3) for size in (30, 7))
     assert a["b"][0].distance == pytest.approx(b["b"][0].distance, abs=1e-9)
@@ -51,6 +58,8 @@ def test_how_images_are_batched_does_not_matter() -> None:
 def test_what_cannot_be_compared_is_refused() -> None:
     with pytest.raises(InputError, match="same classes"):
         function_distance(net(0), {"odd": net(0, classes=3)}, batches(30))
+    with pytest.raises(InputError, match="belongs to the dense"):
+        function_distance(net(0), {"dense": net(1)}, batches(30))
     with pytest.raises(DataError, match="at least one image"):
         function_distance(net(0), {}, [])
 
