@@ -25,7 +25,7 @@ from secateur.errors import DataError, InputError
 class Data:
     """A data set in three splits.
 
-    `classes`: how many, and their names where folders tell them; `shape`: (channels, height, width) of one input.
+    `classes`: how many, and their names where they are known; `shape`: (channels, height, width) of one input.
     `validation` is None where none was asked for; only it may choose epochs or thresholds. `mean` and `std` are what
     the inputs were normalised with.
     """
@@ -166,7 +166,7 @@ def _held(
         chosen, held_out = terms.split(train.labels, terms.validation)
         train_loader = made(train, chosen, terms.batch_size, shuffle=True, augment=steps, classes=found.classes)
         validation = made(train, held_out, terms.eval_batch_size) if held_out is not None else None
-    return Data(name, found.classes, found.shape, train_loader, validation, test_loader, mean, std)
+    return Data(name, found.classes, found.shape, train_loader, validation, test_loader, mean, std, found.names)
 
 
 def _of_files(
