@@ -137,7 +137,7 @@ def _summary(record: TrustRecord) -> Table:
         "parameters gone",
         "accuracy",
         "mean shifted",
-        "least shifted",
+        "worst shift",
         "other answers",
         "right → wrong",
     )
