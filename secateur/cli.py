@@ -364,10 +364,60 @@ def _run(recipe: Recipe) -> RunRecord:
 @app.command()
 @guard
 def evaluate(
-    folder: Made,
+    folder: Annotated[
+        Path | None, typer.Argument(help="A folder that 'secateur run' or 'prune' left.", show_default=False)
+    ] = None,
     data_root: DataRoot = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+    shifts: Annotated[
+        str | None,
+        typer.Option(
+            help="What pruning broke: corruptions, noise, ood, adversarial, features, or one corruption such as fog; "
+            "separated by commas. 'nominal' looks at the images as they are alone."
+        ),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Without a run: what --dense and --pruned are weights of.")] = None,
+    data: Annotated[str | None, typer.Option(help="Without a run: the data set, or 'folder'.")] = None,
+    dense: Annotated[Path | None, typer.Option(help="Without a run: the dense model's weights.")] = None,
+    pruned: Annotated[
+        list[Path] | None, typer.Option(help="Weights or slim checkpoint of a pruned model; repeat for several.")
+    ] = None,
+    control: Annotated[
+        list[Path] | None, typer.Option(help="Weights of a dense model of another seed, to compare with; repeat.")
+    ] = None,
+    ood: Annotated[str | None, typer.Option(help="A data set whose images are strange to the models.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the result goes; the run's folder if left out.")] = None,
+    images: Annotated[int, typer.Option(min=1, help="At most so many test images, stratified.")] = 10_000,
+    severities: Annotated[str, typer.Option(help="Of the corruptions.")] = "1,2,3,4,5",
+    strengths: Annotated[str | None, typer.Option(help="cifar, imagenet or mnist; what fits if left out.")] = None,
+    draws: Annotated[int, typer.Option(min=1, help="Of the noise; the paper has 100.")] = 10,
+    margin: Annotated[float, typer.Option(help="Error that a prune potential allows.")] = 0.005,
+    mean: Annotated[str | None, typer.Option(help="Without a run: of the normalisation, one number a channel.")] = None,
+    std: Annotated[str | None, typer.Option(help="As mean.")] = None,
+    probabilities: Annotated[bool, typer.Option(help="The models end in a softmax.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of corruptions, noise and resamples.")] = 0,
 ) -> None:
+    """Measure a run's slim model again; or, with --shifts, tell what pruning broke, of any two models."""
+    if shifts is not None or folder is None:
+        from secateur import evaluating
+        from secateur.run.evaluation import Settings
+
+        asked = evaluating.Asked(
+            folder, shifts if shifts is not None else "corruptions,noise,ood", model, data, data_root, dense,
+            pruned or [], control or [], ood, out, images, _numbers("mean", mean), _numbers("std", std),
+        )  # fmt: skip
+        levels = tuple(evaluating.levels(severities))
+        settings = Settings(levels, strengths, margin, draws, seed=seed, probabilities=probabilities)
+        record, page = evaluating.evaluated(asked, settings)
+        if as_json:
+            print(record.model_dump_json(indent=1))
+        else:
+            evaluating.tell(record, page)
+        return
+    measured_again(folder, data_root, as_json)
+
+
+def measured_again(folder: Path, data_root: Path | None, as_json: bool) -> None:
     """Load the slim checkpoint, measure it again, and compare with the recorded numbers."""
     from secateur import console
     from secateur.run import evaluate as measured

@@ -124,3 +124,25 @@ def test_the_benchmark_of_training_is_told_with_its_spread(tmp_path):
     )
     assert "3.5x | fp32, channels last |" in lines[2]
     assert "A CPU (avx2), 2 threads, batches of 128" in lines[-1]
+
+
+def test_the_evaluation_and_the_corruptions_become_tables(tmp_path):
+    folder = tmp_path / "benchmarks"
+    assert "Not measured" in speed.evaluate(tmp_path)
+    assert "Not measured" in speed.corruptions(tmp_path)
+    folder.mkdir()
+    facts = {"threads": 2, "cpu": "a CPU", "versions": {"torch": "2.15.0+cpu"}, "repeats": 3, "severity": 3}
+    parts = {"networks": 30.0, "corruption: fog": 60.0, "corruption: snow": 90.0}
+    found = {"parts": parts, "sheets": 3, "images": 10_000, "draws": 10, "seconds": 190.0, "gibibytes": 1.5}
+    (folder / "evaluate.json").write_text(json.dumps({**facts, **found, "target": {"minutes": 15, "gibibytes": 4}}))
+    made = speed.evaluate(tmp_path)
+    assert "2 sheets of corruptions | 2\N{NO-BREAK SPACE}min 30\N{NO-BREAK SPACE}s |" in made
+    rows = [
+        {"kind": "fog", "median": {"secateur": 2000.0, "imagecorruptions": 100.0}, "ratio": 20.0},
+        {"kind": "glass_blur", "median": {"secateur": 500.0}, "ratio": None},
+    ]
+    sizes = [{"size": 32, "mean": 20.0, "rows": rows}]
+    (folder / "corruptions.json").write_text(json.dumps({**facts, "target": 10, "sizes": sizes}))
+    made = speed.corruptions(tmp_path)
+    assert "| fog | 2,000 | 100 | 20.0x |" in made
+    assert "| glass_blur | 500 |  |  |" in made

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from secateur.report.text import duration
 from tabled.common import RESULTS, ROOT, table
 
 
@@ -163,7 +164,48 @@ def coverage(library: str | None = None) -> str:
     return str(tables["details"](found[library]["models"]))
 
 
+def evaluate(results: Path = RESULTS) -> str:
+    """Time and memory of the whole evaluation of one network."""
+    path = results / "benchmarks" / "evaluate.json"
+    if not path.exists():
+        return "Not measured: `python benchmarks/evaluate.py` keeps a result."
+    result: dict[str, Any] = json.loads(path.read_text())
+    target, parts = result["target"], result["parts"]
+    corrupted = sum(seconds for name, seconds in parts.items() if name.startswith("corruption"))
+    others = [[name, duration(seconds)] for name, seconds in parts.items() if not name.startswith("corruption")]
+    lines = [*others, [f"{result['sheets'] - 1} sheets of corruptions", duration(corrupted)]]
+    lines.append(["**in all**", f"**{duration(result['seconds'])}** (at most {target['minutes']:g} min asked)"])
+    lines.append(["largest memory", f"{result['gibibytes']:.2f} GiB (at most {target['gibibytes']:g} GiB asked)"])
+    return table(["ResNet-20 on CIFAR-10, dense and one pruned model", "time"], lines) + (
+        f"\n\n{result['images']:,} images, {result['draws']} draws of noise, {result['threads']} threads of "
+        f"{result['cpu']}; torch {result['versions']['torch'].partition('+')[0]}; `python benchmarks/evaluate.py`."
+    )
+
+
+def corruptions(results: Path = RESULTS) -> str:
+    """Images a second of every corruption beside imagecorruptions."""
+    path = results / "benchmarks" / "corruptions.json"
+    if not path.exists():
+        return "Not measured: `python benchmarks/corruptions.py` keeps a result."
+    result: dict[str, Any] = json.loads(path.read_text())
+    heads, rows = ["images a second"], dict[str, list[str]]()
+    for size in result["sizes"]:
+        heads += [f"{size['size']}x{size['size']}", "imagecorruptions", "ratio"]
+        for row in size["rows"]:
+            theirs = row["median"].get("imagecorruptions")
+            cells = [f"{row['median']['secateur']:,.0f}", f"{theirs:,.0f}" if theirs else ""]
+            rows.setdefault(row["kind"], []).extend([*cells, f"{row['ratio']:.1f}x" if row["ratio"] else ""])
+    means = [cell for size in result["sizes"] for cell in ("", "", f"**{size['mean']:.1f}x**" if size["mean"] else "")]
+    lines = [[kind, *cells] for kind, cells in rows.items()] + [["geometric mean", *means]]
+    return table(heads, lines) + (
+        f"\n\nSeverity {result['severity']} of ImageNet-C's strengths, {result['threads']} threads of {result['cpu']}, "
+        f"medians of {result['repeats']} repeats taken in turn; at least {result['target']:g}x asked at 32x32. Where "
+        "there is no figure imagecorruptions failed or was not there; `python benchmarks/corruptions.py`."
+    )
+
+
 TABLES = {
     "surgery": surgery, "training": training, "step": step, "optim": optim, "coverage": coverage,
+    "evaluate": evaluate, "corruptions": corruptions,
     **{f"coverage of {name}": partial(coverage, name) for name in ("torchvision", "timm", "transformers")},
 }  # fmt: skip

@@ -1,7 +1,8 @@
 """Augmentations of a whole batch at once, on the device of the images; nothing runs per image.
 
-There are three kinds, which act in this order whatever the order they are named in:
+There are four kinds, which act in this order whatever the order they are named in:
 
+spoiling   changes the bytes of an image as a bad camera would (corrupt)
 placing    says from where an image is cut, and whether it is read backwards (crop, flip); all together are one copy
 covering   sets a part of every normalised image to zero (cutout)
 mixing     joins two images and their labels (mixup, cutmix); targets become float32 [batch, classes]. Where several
@@ -28,13 +29,32 @@ from secateur.errors import InputError
 
 Draws = tuple[Tensor, ...]
 
+SEEN = (
+    "contrast", "elastic_transform", "gaussian_blur", "impulse_noise", "motion_blur", "pixelate", "shot_noise", "snow",
+    "zoom_blur",
+)  # fmt: skip
+"""The corruptions that robust training sees, as published."""
+UNSEEN = (
+    "brightness", "defocus_blur", "fog", "frost", "gaussian_noise", "glass_blur", "jpeg_compression", "saturate",
+    "spatter", "speckle_noise",
+)  # fmt: skip
+"""Those kept for the test."""
+
 
 class Augmentation(ABC):
-    """A random change of images that leaves their meaning; one of the three kinds below."""
+    """A random change of images that leaves their meaning; one of the four kinds below."""
 
     @abstractmethod
     def draw(self, batch: int, height: int, width: int, generator: torch.Generator) -> Draws:
         """The random numbers for `batch` images, on the CPU; the last dimension of each tensor is the batch."""
+
+
+class Spoiling(Augmentation):
+    """Makes images worse before anything else happens to them."""
+
+    @abstractmethod
+    def spoil(self, images: Tensor, *draws: Tensor) -> Tensor:
+        """The images, uint8 [batch, channels, height, width] up to 255, made worse."""
 
 
 class Placing(Augmentation):
@@ -64,6 +84,48 @@ class Mixing(Augmentation):
     @abstractmethod
     def mix(self, inputs: Tensor, targets: Tensor, *draws: Tensor) -> tuple[Tensor, Tensor]:
         """Mixed inputs and mixed targets, the latter float32 [batch, classes] before and after."""
+
+
+@dataclass(frozen=True)
+class Corrupt(Spoiling):
+    """Every image under one of `kinds` at a severity of 0 (as it is) to `highest`, all equally likely.
+
+    Robust training of Liebenwein et al., "Lost in Pruning" (arXiv 2103.03014): nine corruptions are seen in training,
+    `UNSEEN` are kept for the test. Differences from the published code: noise is fresh in every epoch, and the
+    `strengths` are those of the test, where the code trains on ImageNet-C's and tests on CIFAR-10-C's.
+    """
+
+    highest: int = 5
+    kinds: tuple[str, ...] = SEEN
+    strengths: str = "cifar"
+
+    def __post_init__(self) -> None:
+        from secateur.data.corruptions import severities
+
+        most = min(severities(kind, self.strengths).stop - 1 for kind in self.kinds) if self.kinds else 0
+        what = f"an int in [1, {most}] with at least one kind" if most else "used with at least one kind"
+        _require("corrupt", self, isinstance(self.highest, int) and 1 <= self.highest <= most, what)
+
+    def draw(self, batch: int, height: int, width: int, generator: torch.Generator) -> Draws:  # noqa: ARG002
+        """Which kind, which severity, and the number of the stream of each image, int64 [batch]."""
+        which = torch.randint(0, len(self.kinds), (batch,), generator=generator)
+        severity = torch.randint(0, self.highest + 1, (batch,), generator=generator)
+        return which, severity, torch.randint(0, 2**62, (batch,), generator=generator)
+
+    def spoil(self, images: Tensor, *draws: Tensor) -> Tensor:
+        """Corrupted as drawn."""
+        from secateur.data.corruptions import corrupt  # its package reads data sets, which name augmentations
+
+        which, severity, stream = draws
+        made = images.clone(memory_format=torch.contiguous_format)
+        for place, level in sorted(set(zip(which.tolist(), severity.tolist(), strict=True))):
+            if level:
+                chosen = ((which == place) & (severity == level)).nonzero().flatten()
+                there = chosen.to(images.device)
+                made[there] = corrupt(
+                    made[there], self.kinds[place], level, strengths=self.strengths, indices=stream[chosen]
+                )
+        return made
 
 
 @dataclass(frozen=True)
@@ -188,7 +250,7 @@ class Cutmix(Mixing):
 
 
 AUGMENTATIONS: Mapping[str, type[Augmentation]] = MappingProxyType(
-    {"crop": Crop, "flip": Flip, "cutout": Cutout, "mixup": Mixup, "cutmix": Cutmix}
+    {"corrupt": Corrupt, "crop": Crop, "flip": Flip, "cutout": Cutout, "mixup": Mixup, "cutmix": Cutmix}
 )
 """What an augmentation is called."""
 

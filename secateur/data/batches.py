@@ -34,6 +34,9 @@ class Batches(ABC):
     batch_size: int
     seed: int
     shuffle: bool
+    mean: Sequence[float]
+    std: Sequence[float]
+    peak: int = 255
     epoch: int
     rank: int = 0
     ranks: int = 1
@@ -42,6 +45,14 @@ class Batches(ABC):
     @abstractmethod
     def samples(self) -> int:
         """How many images the split has, in all shards together."""
+
+    @abstractmethod
+    def labels(self) -> Tensor:
+        """The labels of all images in the order of the files, int64 [samples]."""
+
+    @abstractmethod
+    def pixels(self, chosen: Tensor) -> Batch:
+        """Images of the split as bytes, neither augmented nor normalised, and their labels, by their places."""
 
     @abstractmethod
     def _cut(self, epoch: int, index: int) -> Batch:
@@ -133,6 +144,15 @@ class Loader(Batches):
         """How many images the split has, in all shards together."""
         return len(self.images)
 
+    def labels(self) -> Tensor:
+        """The labels of all images."""
+        return self.targets
+
+    def pixels(self, chosen: Tensor) -> Batch:
+        """Images as bytes and their labels, by their places."""
+        chosen = chosen.to(self.images.device)
+        return self.images.index_select(0, chosen).contiguous(), self.targets.index_select(0, chosen)
+
     def _cut(self, epoch: int, index: int) -> Batch:
         order = self._order()
         whole, share = order.whole(index), order.share(index)
@@ -169,4 +189,12 @@ class Absent(Loader):
         return False
 
     def __len__(self) -> int:
+        raise self.reason
+
+    def labels(self) -> Tensor:
+        """Nothing: raises `reason`."""
+        raise self.reason
+
+    def pixels(self, chosen: Tensor) -> Batch:  # noqa: ARG002
+        """Nothing: raises `reason`."""
         raise self.reason

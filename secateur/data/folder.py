@@ -162,6 +162,28 @@ class FolderLoader(Batches):
         """How many images the split has, in all shards together."""
         return len(self.files)
 
+    def labels(self) -> Tensor:
+        """The labels of all images."""
+        return torch.tensor([label for _, label in self.files])
+
+    def pixels(self, chosen: Tensor) -> Batch:
+        """Images as bytes and their labels, by their places; all at once in memory."""
+        keys = [[(0, image) for image in part.tolist()] for part in chosen.split(self.batch_size)]
+        read: DataLoader[Any] = DataLoader(
+            self._files,
+            batch_sampler=keys,
+            num_workers=self.workers,
+            collate_fn=_collate,
+            generator=generator(self.seed, 4),
+        )
+        images = torch.empty(len(chosen), 3, self.size, self.size, dtype=torch.uint8)
+        labels = torch.empty(len(chosen), dtype=torch.long)
+        for part, place in zip(read, torch.arange(len(chosen)).split(self.batch_size), strict=True):
+            if isinstance(part, str):
+                raise DataError(part)
+            images[place], labels[place] = part
+        return images, labels
+
     def since(self, start: int) -> Iterator[Batch]:
         """The batches of the current epoch from `start` on."""
         epoch = self.epoch

@@ -25,7 +25,7 @@ from secateur.errors import DataError, InputError
 class Data:
     """A data set in three splits.
 
-    `classes`: how many, and their names where folders or tables tell them; `shape`: (channels, height, width) of one
+    `classes`: how many, and their names where they are known; `shape`: (channels, height, width) of one
     input, of a table (features, 1, 1). `validation` is None where none was asked for; only it may choose epochs or
     thresholds. `mean` and `std` are what the inputs were normalised with. `numbers`: the targets are as many numbers as
     there are `classes`, float32 [batch, outcomes].
@@ -72,9 +72,10 @@ def load(
     `validation`: the share of train that is split off, stratified by class (0: none); a folder that has val *and* test
     has its own, and one that has val alone is tested on it. `limit`: at most so many training images, stratified, after
     that split; validation and test stay whole. `seed` decides split, order and augmentation. `augment`: True is what is
-    usual for the data set, False is nothing, else names out of crop, flip, cutout, mixup and cutmix, as one string or a
-    list ("crop flip cutout=0.25"). `mean`, `std`: one number a channel on the scale [0, 1]; the defaults are the data
-    set's own, for a folder ImageNet's, but a network wants those its weights were trained with. `channels_last`: the
+    usual for the data set, False is nothing, else names out of corrupt, crop, flip, cutout, mixup and cutmix, as one
+    string or a list ("crop flip cutout=0.25"). `mean`, `std`: one number a channel on the scale [0, 1]; the defaults
+    are the data set's own, for a folder ImageNet's, but a network wants those its weights were trained with.
+    `channels_last`: the
     memory format of the inputs. For a folder: `size`, the side of the inputs (224), and `workers`, how many processes
     read images (one a core, at most 8).
 
@@ -176,7 +177,7 @@ def _held(
         chosen, held_out = terms.split(train.labels, terms.validation)
         train_loader = made(train, chosen, terms.batch_size, shuffle=True, augment=steps, classes=found.classes)
         validation = made(train, held_out, terms.eval_batch_size) if held_out is not None else None
-    features, classes = found.layout.names() if isinstance(found.layout, Tabular) else (None, None)
+    features, classes = found.layout.names() if isinstance(found.layout, Tabular) else (None, found.names)
     numbers = test.labels.is_floating_point()
     loaders = (train_loader, validation, test_loader)
     return Data(name, found.classes, found.shape, *loaders, mean, std, classes, features, numbers)

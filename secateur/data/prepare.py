@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from secateur.data.augment import Augmentation, Covering, Draws, Mixing, Placing
+from secateur.data.augment import Augmentation, Covering, Draws, Mixing, Placing, Spoiling
 from secateur.errors import InputError
+
+WHITE = 255
 
 Batch = tuple[Tensor, Tensor]
 Drawn = list[tuple[Augmentation, Draws]]
@@ -67,12 +69,15 @@ class Preparation:
 
     def __call__(self, images: Tensor, targets: Tensor, drawn: Drawn = []) -> Batch:  # noqa: B006 (never changed)
         """Inputs float32 [batch, *shape] and targets: int64 [batch], or float32 [batch, classes] where they mix."""
+        for step, draws in drawn:
+            if isinstance(step, Spoiling):
+                images = self._spoiled(images, step, draws)
         placing = [(step, draws) for step, draws in drawn if isinstance(step, Placing)]
         rows = placed(self._rows(images), placing, width=self.shape[2])
         drawn = [
             (step, tuple(to_device(draw, self.device) for draw in draws))
             for step, draws in drawn
-            if not isinstance(step, Placing)
+            if not isinstance(step, Placing | Spoiling)
         ]
         inputs = self._images(rows.to(torch.float32).mul_(self._scale).sub_(self._offset))
         for step, draws in drawn:
@@ -83,6 +88,13 @@ class Preparation:
                 assert self.classes is not None
                 inputs, targets = step.mix(inputs, F.one_hot(targets, self.classes).float(), *draws)
         return inputs, targets
+
+    def _spoiled(self, images: Tensor, step: Spoiling, draws: Draws) -> Tensor:
+        """The images made worse, on the scale of 255 and back."""
+        if self.peak == WHITE:
+            return step.spoil(images, *draws)
+        white = (images.float() * (WHITE / self.peak)).round().clamp(0, WHITE).to(torch.uint8)
+        return (step.spoil(white, *draws).float() * (self.peak / WHITE)).round().to(torch.uint8)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

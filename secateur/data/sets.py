@@ -214,8 +214,8 @@ class Binary(Layout):
 class DataSet:
     """What is known of a data set: its layout, the mean and deviation of its training images on the scale [0, 1].
 
-    `peak` is the largest value of a pixel; `augment` is what is usual in training. Where `mean` and `std` are left
-    empty they are those of every channel of the training part.
+    `peak` is the largest value of a pixel; `augment` is what is usual in training; `names` are those of the classes.
+    Where `mean` and `std` are left empty they are those of every channel of the training part.
     """
 
     layout: Layout
@@ -224,6 +224,7 @@ class DataSet:
     std: tuple[float, ...] = ()
     augment: tuple[Augmentation, ...] = ()
     peak: int = 255
+    names: tuple[str, ...] | None = None
 
     @property
     def classes(self) -> int:
@@ -262,11 +263,18 @@ _CIFAR100 = Binary(
     md5="03b5dce01913d631647c71ecec9e9cb8",
 )
 
+_WORN = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+_THINGS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
 SETS: Mapping[str, DataSet] = {
     "digits": DataSet(Bundled(), (1, 8, 8), (0.3054,), (0.3763,), peak=16),
     "mnist": DataSet(Idx("MNIST", 10), (1, 28, 28), (0.1307,), (0.3081,), (Crop(2),)),
-    "fashion": DataSet(Idx("FashionMNIST", 10, train_optional=True), (1, 28, 28), (0.2860,), (0.3530,), (Crop(2),)),
-    "cifar10": DataSet(_CIFAR10, (3, 32, 32), (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), (Crop(4), Flip())),
+    "fashion": DataSet(
+        Idx("FashionMNIST", 10, train_optional=True), (1, 28, 28), (0.2860,), (0.3530,), (Crop(2),), names=_WORN
+    ),
+    "cifar10": DataSet(
+        _CIFAR10, (3, 32, 32), (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), (Crop(4), Flip()), names=_THINGS
+    ),
     "cifar100": DataSet(_CIFAR100, (3, 32, 32), (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), (Crop(4), Flip())),
     "breast_cancer": DataSet(Tabular("breast_cancer", 2), (30, 1, 1), peak=1),
     "wine": DataSet(Tabular("wine", 3), (13, 1, 1), peak=1),

@@ -59,7 +59,7 @@ class DataPart(Part):
     validation: float | None = Field(default=None, ge=0, lt=1)
     """The share of train that is split off; null is 0 with given weights, which have seen all of train, else 0.1."""
     augment: bool | str = default(data.load, "augment")
-    """true: as is usual for the data set; false: not at all; or names, as in "crop flip cutout=0.25"."""
+    """true: as is usual for the data set; false: not at all; or names, as in "corrupt crop flip cutout=0.25"."""
     limit: int | None = Field(default=default(data.load, "limit"), ge=1)
     """At most so many training images."""
     download: bool = default(data.load, "download")

@@ -91,7 +91,8 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     return placed
 
 
-def _svg(frame: Frame, key: str, title: str, description: str, *children: Markup) -> Markup:
+def svg(frame: Frame, key: str, title: str, description: str, *children: Markup) -> Markup:
+    """A drawing with its title and its description in words; `key` makes their ids its own."""
     head = (tag("title", title, id=f"{key}-title"), tag("desc", description, id=f"{key}-desc"))
     box = f"0 0 {frame.width} {frame.height}"
     labels = f"{key}-title {key}-desc"
@@ -99,7 +100,7 @@ def _svg(frame: Frame, key: str, title: str, description: str, *children: Markup
     return tag("svg", body, viewBox=box, role="img", aria_labelledby=labels, class_="chart")
 
 
-def _axes(
+def axes(
     frame: Frame, across: Sequence[tuple[float, str]], upwards: Sequence[tuple[float, str]], x_name: str, y_name: str
 ) -> Markup:
     """Grid lines, tick labels and axis names; positions are pixels."""
@@ -142,12 +143,12 @@ def tradeoff(points: Sequence[Point], *, width: int, height: int, key: str, cost
     route = " ".join(f"{x(p.macs):.1f},{y(p.accuracy):.1f}" for p in points)
     name = f"{cost} of one input{' (logarithmic)' if log else ''}"
     said = "; ".join(f"{p.label}: {text.share(p.accuracy)} at {text.count(p.macs)} {cost}" for p in points)
-    return _svg(
+    return svg(
         frame,
         key,
         f"Accuracy against {cost}",
         said,
-        _axes(frame, x_ticks, upwards, name, "test accuracy, %"),
+        axes(frame, x_ticks, upwards, name, "test accuracy, %"),
         tag("polyline", points=route, class_="route"),
         *(_whisker(x(p.macs), y(p.low), y(p.high), p.kind) for p in points),
         *(tag("circle", cx=x(p.macs), cy=y(p.accuracy), r=6, class_=f"dot {p.kind}") for p in points),
@@ -246,7 +247,7 @@ def lines(
     ends = spread([y(c.values[-1][1]) for c in curves], 32.0, frame.y[1] + 4, frame.y[0] - 18)
     drawn = [_line(c, x, y, end, frame) for c, end in zip(curves, ends, strict=True)]
     said = "; ".join(f"{c.label} from {c.values[0][1]:.4g} to {c.values[-1][1]:.4g}" for c in curves)
-    return _svg(frame, key, title, said, _axes(frame, marks, upwards, across, name), *drawn)
+    return svg(frame, key, title, said, axes(frame, marks, upwards, across, name), *drawn)
 
 
 def _line(curve: Line, x: Scale, y: Scale, end: float, frame: Frame) -> Markup:
@@ -276,7 +277,7 @@ def histogram(counts: Sequence[int], bound: float, *, title: str, name: str, key
     across = [(x(v), f"{v:g}") for v in ticks(-bound, bound)]
     upwards = [(y(v), text.count(v)) for v in ticks(0.0, float(max(counts)) or 1.0)]
     said = f"{sum(counts):,} values between {-bound:.3g} and {bound:.3g}"
-    return _svg(frame, key, title, said, _axes(frame, across, upwards, name, "number"), *bars)
+    return svg(frame, key, title, said, axes(frame, across, upwards, name, "number"), *bars)
 
 
 def width_bar(before: float, after: float, largest: float) -> Markup:

@@ -11,8 +11,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from secateur.files import atomic_write
-from secateur.report import charts, leaving, prunability, summary, text
+from secateur.report import charts, leaving, prunability, summary, text, trust
 from secateur.report.record import Curve, EpochRow, RunRecord
+from secateur.report.trust_record import TrustRecord
 
 FILES = {"page": "report.html", "json": "result.json", "csv": "result.csv"}
 """What `write` leaves in a run's folder."""
@@ -24,21 +25,25 @@ KINDS = {"dense": "dense", "masked": "cut", "cut": "cut", "batch norm re-estimat
 def write(record: RunRecord, folder: str | Path) -> dict[str, Path]:
     """Write the page and the numbers behind it, as JSON and CSV, to a folder; comes back with their paths.
 
+    An evaluation that lies in the folder becomes a section of the page.
+
     >>> write(record, "out")["page"]
     PosixPath('out/report.html')
     """
     paths = {name: Path(folder) / file for name, file in FILES.items()}
     record.save_json(paths["json"])
     record.save_csv(paths["csv"])
+    kept = Path(folder) / trust.FILES["json"]
+    trusted = TrustRecord.load(kept) if kept.exists() else None
     with atomic_write(paths["page"]) as partial:
-        partial.write_text(render(record), encoding="utf-8")
+        partial.write_text(render(record, trusted), encoding="utf-8")
     return paths
 
 
-def render(record: RunRecord) -> str:
-    """The page as text. Everything that comes from the record is escaped."""
+def render(record: RunRecord, trusted: TrustRecord | None = None) -> str:
+    """The page as text, with the section on an evaluation. Everything that comes from the records is escaped."""
     widths = [group.before for group in record.groups] or [1]
-    template = _environment().get_template("report.html")
+    template = environment().get_template("report.html")
     return template.render(
         record=record,
         lede=summary.lede(record),
@@ -55,6 +60,8 @@ def render(record: RunRecord) -> str:
         panels=[_panel(curve, index) for index, curve in enumerate(record.curves)],
         prunable=prunability.section(record.prunability) if record.prunability else None,
         dynamics=prunability.dynamics(record.dynamics) if record.dynamics else [],
+        trusted=trusted,
+        trust=trust.section(trusted) if trusted is not None else None,
         largest=max(widths),
         uneven=max(widths) > 12 * min(widths),
         recipe=yaml.safe_dump(record.recipe, sort_keys=False, allow_unicode=True, width=100),
@@ -62,7 +69,8 @@ def render(record: RunRecord) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """The package's templates, with its words for numbers; everything is escaped."""
     loader = PackageLoader("secateur", "report")
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     for name in ("count", "size", "share", "points", "number", "milliseconds", "duration", "ratio", "error"):

@@ -19,12 +19,15 @@ from secateur.ranks import done_by_first, world
 from secateur.recipe import Recipe
 from secateur.report.page import FILES
 from secateur.report.record import RunRecord, StageRow
+from secateur.run.evaluation import Settings
 from secateur.run.measuring import Measured, costs, timed_alone
 from secateur.run.progress import Progress, Silent, told
 from secateur.run.stages import Run
+from secateur.run.subjects import Subject
+from secateur.run.trusting import trust
 from secateur.surgery.checkpoint import load
 
-__all__ = ["Progress", "Silent", "evaluate", "run"]
+__all__ = ["Progress", "Settings", "Silent", "Subject", "evaluate", "run", "trust"]
 
 
 def run(recipe: Recipe, progress: Progress | None = None) -> RunRecord:

@@ -11,7 +11,10 @@ from torch.nn import functional as F
 
 from secateur.data.augment import (
     AUGMENTATIONS,
+    SEEN,
+    UNSEEN,
     Augmentation,
+    Corrupt,
     Crop,
     Cutmix,
     Cutout,
@@ -20,6 +23,7 @@ from secateur.data.augment import (
     augmentations,
 )
 from secateur.data.batches import Loader
+from secateur.data.corruptions import corrupt, kinds
 from secateur.data.prepare import Preparation
 from secateur.errors import InputError
 
@@ -195,7 +199,7 @@ def test_augmentations_have_names(asked: Any, expected: tuple[Augmentation, ...]
     ("asked", "message"),
     [
         ("crop cutot", "There is no augmentation named 'cutot'. Nearest: cutout"),
-        (["rotate"], "no augmentation named 'rotate'. Nearest: crop, flip, cutout, mixup, cutmix"),
+        (["rotate"], "no augmentation named 'rotate'. Nearest: corrupt, crop, flip, cutout, mixup, cutmix"),
         ("flip=2", "'flip' has no parameter. Got 'flip=2'"),
         ("crop=2.5", "'padding' of crop must be a number. Got 'crop=2.5'"),
         ("crop=0", "'padding' of crop must be a positive int. Got 0"),
@@ -203,7 +207,7 @@ def test_augmentations_have_names(asked: Any, expected: tuple[Augmentation, ...]
         ("mixup=0", "'alpha' of mixup must be a positive float. Got 0.0"),
         ("cutmix=nan", "'alpha' of cutmix must be a positive float. Got nan"),
         ("crop crop=2", "must name each augmentation once. Got 'crop crop=2'"),
-        ([3], "must be a bool, or names out of crop, flip, cutout, mixup, cutmix. Got 3"),
+        ([3], "must be a bool, or names out of corrupt, crop, flip, cutout, mixup, cutmix. Got 3"),
     ],
 )
 def test_what_is_no_augmentation_is_told(asked: Any, message: str) -> None:
@@ -237,3 +241,57 @@ def test_one_core_augments_more_than_30_000_images_a_second(channels_last: bool)
         count = sum(len(inputs) for inputs, _ in loader)
         rates.append(count / (time.process_time() - start))
     assert max(rates) > 30_000
+
+
+def test_corrupted_images_are_those_of_the_data_set_of_corruptions() -> None:
+    """An image that drew a kind, a severity and a stream is what `corrupt` gives for these three."""
+    images = torch.randint(0, 256, (60, 3, 16, 16), dtype=torch.uint8)
+    step = Corrupt()
+    which, severity, stream = step.draw(60, 16, 16, torch.Generator().manual_seed(1))
+    made = step.spoil(images, which, severity, stream)
+    for i in range(60):
+        expected = images[i : i + 1]
+        if severity[i]:
+            expected = corrupt(expected, step.kinds[which[i]], int(severity[i]), indices=stream[i : i + 1])
+        assert torch.equal(made[i : i + 1], expected)
+
+
+def test_a_sixth_stays_clean_and_severities_are_equally_likely() -> None:
+    which, severity, _ = Corrupt().draw(12_000, 8, 8, torch.Generator().manual_seed(0))
+    assert (torch.bincount(severity).double() / 12_000 - 1 / 6).abs().max() < 0.015
+    assert (torch.bincount(which).double() / 12_000 - 1 / 9).abs().max() < 0.015
+
+
+def test_noise_is_fresh_in_every_epoch_and_the_same_again() -> None:
+    images = torch.full((8, 3, 16, 16), 128, dtype=torch.uint8)
+    noisy = [Corrupt(5, ("gaussian_noise",))]
+    loader = Loader(images, torch.zeros(8, dtype=torch.long), 8, (0.0,) * 3, (1.0,) * 3, augment=noisy)
+    epochs = []
+    for epoch in (0, 1, 0):
+        loader.set_epoch(epoch)
+        epochs.append(loader.batch(0)[0])
+    assert torch.equal(epochs[0], epochs[2])
+    assert not torch.equal(epochs[0], epochs[1])
+
+
+def test_the_published_split_is_all_corruptions_once() -> None:
+    assert sorted(SEEN + UNSEEN) == sorted(kinds())
+    assert len(SEEN) == 9
+
+
+def test_corruption_comes_before_the_crop_and_on_any_scale() -> None:
+    images = torch.full((4, 1, 16, 16), 8, dtype=torch.uint8)
+    preparation = Preparation((1, 16, 16), (0.0,), (1.0,), torch.device("cpu"), peak=16,
+                              augment=[Corrupt(1, ("brightness",))])  # fmt: skip
+    draws = (torch.zeros(4, dtype=torch.long), torch.tensor([0, 1, 1, 0]), torch.zeros(4, dtype=torch.long))
+    found, _ = preparation(images, torch.zeros(4), [(preparation.augment[0], draws)])
+    bright = round(
+        int(corrupt(torch.full((1, 1, 16, 16), 128, dtype=torch.uint8), "brightness")[0, 0, 0, 0]) * 16 / 255
+    )
+    assert (found[:, 0, 0, 0] * 16).tolist() == pytest.approx([8, bright, bright, 8])
+
+
+@pytest.mark.parametrize("bad", [{"highest": 6}, {"highest": 0}, {"kinds": ()}, {"kinds": ("rain",)}])
+def test_a_bad_corruption_is_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="corrupt"):
+        Corrupt(**bad)

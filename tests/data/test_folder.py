@@ -12,6 +12,7 @@ from torch import Tensor
 from secateur.data import Data, load
 from secateur.data.augment import Flip, Mixup
 from secateur.data.folder import FolderLoader, ResizedCrop
+from secateur.data.pictures import Pictures
 from secateur.errors import DataError, InputError
 from secateur.training import fit
 
@@ -214,3 +215,26 @@ def test_a_cut_off_image_is_named(forest: Path) -> None:
 def test_a_bad_argument_is_named(arguments: dict[str, Any], message: str, forest: Path) -> None:
     with pytest.raises(InputError, match=message):
         loaded(**{"root": forest, **arguments})
+
+
+def test_pictures_are_the_bytes_that_the_loader_normalises(forest: Path) -> None:
+    data = loaded(forest)
+    pictures = Pictures.of(data.test, names=data.class_names)
+    inputs, labels = (torch.cat(each) for each in zip(*data.test, strict=True))
+    assert torch.equal(pictures.images.float(), bytes_of(data, inputs))
+    assert torch.equal(pictures.labels, labels)
+    assert torch.allclose(pictures.normalised(pictures.shares(pictures.images)), inputs, atol=1e-5)
+
+
+def test_some_of_the_pictures_keep_their_places_and_the_classes(forest: Path) -> None:
+    data = loaded(forest)
+    some = Pictures.of(data.test, limit=6)
+    assert torch.bincount(some.labels).tolist() == [2, 2, 2]
+    assert torch.equal(some.images, Pictures.of(data.test).images[some.numbers])
+    assert torch.equal(some.some(3).numbers, some.numbers[[n in some.some(3).numbers for n in some.numbers]])
+
+
+def test_a_broken_picture_is_named(forest: Path) -> None:
+    (forest / "val" / "birch" / "1.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"1\.png cannot be read"):
+        Pictures.of(loaded(forest).test)

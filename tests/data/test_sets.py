@@ -195,3 +195,10 @@ def test_a_damaged_download_of_a_real_file_is_found(data_root: Path, tmp_path: P
         load("mnist", tmp_path)
     path.with_suffix("").write_bytes(gzip.decompress((data_root / "MNIST" / "raw" / path.name).read_bytes()))
     assert load("mnist", tmp_path).test.samples == 10_000  # the plain file stands in for the damaged one
+
+
+@pytest.mark.parametrize("name", [name for name, known in SETS.items() if known.names])
+def test_every_class_has_a_name_of_its_own(name: str) -> None:
+    names = SETS[name].names
+    assert names is not None
+    assert len(set(names)) == SETS[name].classes

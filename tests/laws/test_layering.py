@@ -26,7 +26,7 @@ RIVER = (
     ("recipe",),
     ("building", "folder", "inspection", "console"),
     ("run",),
-    ("explaining",),
+    ("explaining", "evaluating"),
     ("cli",),
 )
 LEVEL = {stage: level for level, stages in enumerate(RIVER) for stage in stages}

@@ -7,6 +7,7 @@ import json
 import pytest
 from browsing import browser, show, worst_contrast
 from made import made_record
+from made_trust import made_trust
 
 from secateur.report import write
 
@@ -17,6 +18,7 @@ __all__ = ["browser"]
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
+    made_trust().save(folder / "30" / "trust.json")
     return {n: write(made_record(groups=n), folder / str(n))["page"].as_uri() for n in (30, 300)}
 
 

@@ -11,7 +11,7 @@ from secateur.report.page import FILES
 from secateur.report.record import FrozenRow, ProofRow, RunRecord
 from secateur.report.summary import blocked, lede, verdict
 
-VOID = {"meta", "link", "input", "br"}
+VOID = {"meta", "link", "input", "br", "img"}
 
 
 class Outline(HTMLParser):
