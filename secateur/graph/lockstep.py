@@ -35,6 +35,7 @@ INVISIBLE = {"clone", "contiguous", "_to_copy", "detach", "alias", "lift", "lift
 SCALED = {  # operators whose integer operands are numbers, not sizes
     *("mul", "div", "add", "sub", "pow", "full", "full_like", "new_full", "fill", "scalar_tensor"),
 }
+REORDERING = {"channel_shuffle": "groups", "native_channel_shuffle": "groups", "roll": "shifts"}  # what no shape tells
 NUMBERS = {True: (int, float), False: (float,)}
 NUMEROUS = 64  # a constant of more numbers is a table, not a size
 LAYOUT = {"view", "t", "transpose", "permute", "expand", "squeeze", "unsqueeze"}
@@ -139,6 +140,9 @@ class Lockstep(TorchDispatchMode):
             self._deviate(f"{op} gives {shapes} instead of {self._expected(call)}")
         if "start" in call.resize:
             self._compare_start(call)
+        told = REORDERING.get(op)
+        if told is not None and self.asked[told] != call[told]:
+            self._deviate(f"{op} is given {told}={self.asked[told]} instead of {call[told]}")
         self._compare_numbers(call)
         self.position += 1
 
