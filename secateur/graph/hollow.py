@@ -291,6 +291,15 @@ def _transpose(x: Any, one: int, other: int) -> Any:
     return _permute(x, dims)
 
 
+def _transpose_in_place(x: Any, one: int, other: int) -> Any:
+    """The same tensor, seen in another order from now on, as recurrent layers do."""
+    if not isinstance(x, Hollow):
+        return None
+    with torch._C._DisableTorchDispatch():  # type: ignore[attr-defined] # sizes are changed beneath the wrapper
+        Tensor.transpose_(x, one, other)
+    return x
+
+
 def _softmax(x: Any, _: int, other_type: Any = None) -> Any:
     return _new(x, x.shape) if _usual(x) and not other_type else None
 
@@ -340,6 +349,7 @@ SHORTCUTS: dict[Any, Quick] = {
     torch.ops.aten._unsafe_view.default: _view,
     torch.ops.aten.permute.default: _permute,
     torch.ops.aten.transpose.int: _transpose,
+    torch.ops.aten.transpose_.default: _transpose_in_place,
     torch.ops.aten.t.default: _t,
     torch.ops.aten.empty.memory_format: _empty,
     torch.ops.aten._softmax.default: _softmax,

@@ -60,6 +60,7 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "view": (lambda x: x.view(2, -1), (X,)),
     "flatten of a permutation": (lambda x: x.permute(0, 2, 3, 1).flatten(1), (X,)),
     "transposition": (lambda x: x.transpose(1, -1), (X,)),
+    "transposition in place": (lambda x: x.transpose_(1, -1), (X.clone(),)),
     "matrix transposition": (torch.t, (ROWS,)),
     "expansion": (lambda x: x.expand(3, -1), (VECTOR,)),
     "pooling": (functional.max_pool2d, (X, 3, 2, 1)),
@@ -90,6 +91,8 @@ def test_writing_in_place_gives_the_same_tensor() -> None:
     assert torch.relu_(x) is x
     assert x.add_(1) is x
     assert x.copy_(hollow.of(X)) is x
+    assert x.transpose_(0, 1) is x
+    assert x.shape == (6, 2, 8, 8)
 
 
 @pytest.mark.parametrize(

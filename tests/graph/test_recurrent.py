@@ -73,6 +73,7 @@ def test_hidden_units_are_pruned(name: str, tmp_path: Path) -> None:
     assert small.rnn.hidden_size == 8
     assert small.rnn.input_size == 6
     assert not found.unknown
+    assert found.solution.recording.medium == "hollow"
     small.train()(words()).square().mean().backward()
     assert all(p.grad is not None for p in small.parameters())
     secateur.save(small.eval(), tmp_path)
