@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from torch import nn
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from secateur.graph.terms import Atom, Cat, Dim, atoms, norm, size
 from secateur.graph.trace import Call
@@ -39,6 +40,16 @@ def _recurrent(module: Any) -> dict[str, Any]:
     return {"input_size": columns, "hidden_size": rows // gates, **projected}
 
 
+def _attention(module: Any) -> dict[str, Any]:
+    packed = module.in_proj_weight
+    first, second, third = (packed,) * 3 if packed is not None else (
+        module.q_proj_weight, module.k_proj_weight, module.v_proj_weight
+    )  # fmt: skip
+    width = first.shape[1]
+    sizes = {"embed_dim": width, "kdim": second.shape[1], "vdim": third.shape[1]}
+    return {**sizes, "head_dim": width // module.num_heads}
+
+
 STANDARD: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {
     nn.Linear: lambda m: {"in_features": m.weight.shape[1], "out_features": m.weight.shape[0]},
     nn.Bilinear: lambda m: dict(zip(("out_features", "in1_features", "in2_features"), m.weight.shape, strict=True)),
@@ -50,6 +61,7 @@ STANDARD: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {
     nn.modules.conv._ConvNd: _convolution,
     nn.RNNBase: _recurrent,
     nn.RNNCellBase: lambda m: {"input_size": m.weight_ih.shape[1], "hidden_size": m.weight_hh.shape[1]},
+    nn.MultiheadAttention: _attention,
     nn.PReLU: lambda m: {"num_parameters": m.weight.shape[0]},
 }
 
@@ -99,10 +111,10 @@ def standard(model: nn.Module, calls: list[Call], counts: Mapping[Atom, int]) ->
     """Bring torch's own layers in line with their tensors; returns what was set as (module, attribute, value)."""
     done: list[tuple[str, str, Number]] = []
     for call in calls:
-        for argument, attribute in (("groups", "groups"), ("group", "num_groups")):
-            if argument not in call.resize:
+        for attribute, term in _stated(call):
+            owner = model.get_submodule(call.module)
+            if attribute == "num_features" and not _is_bare(owner):
                 continue
-            term, owner = call.resize[argument], model.get_submodule(call.module)
             if not isinstance(getattr(owner, attribute, None), int):
                 continue
             if size(term) == getattr(owner, attribute) != size(term, counts):
@@ -118,9 +130,25 @@ def standard(model: nn.Module, calls: list[Call], counts: Mapping[Atom, int]) ->
     return done
 
 
+def _stated(call: Call) -> Iterator[tuple[str, Dim]]:
+    """The attributes of torch's own layers that a call speaks of, with what they follow."""
+    for argument, attribute in (("groups", "groups"), ("group", "num_groups")):
+        if argument in call.resize:
+            yield attribute, call.resize[argument]
+    if call.op == "view" and len(dims := call["self"].dims or ()) > 1:  # batch and channels become one
+        yield "num_features", dims[1]
+
+
+def _is_bare(module: nn.Module) -> bool:
+    """Whether a layer normalises instances without any tensor that would tell its width."""
+    return isinstance(module, _InstanceNorm) and _vector(module) is None
+
+
 def integers(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """The attributes of a module that hold an integer, or several; then those of its configuration."""
-    own = {name: value for name, value in vars(module).items() if not name.startswith("_") and name not in GEOMETRY}
+    """The attributes of a module that hold an integer, or several, but standard ones; then its configuration's."""
+    standing = (facts(module) for kind, facts in STANDARD.items() if isinstance(module, kind))
+    known = {*GEOMETRY, *(name for facts in standing for name in facts)}
+    own = {name: value for name, value in vars(module).items() if not name.startswith("_") and name not in known}
     yield from ((name, value) for name, value in own.items() if _is_number(value))
     for name, value in own.items():
         if type(value).__name__.endswith("Config") and hasattr(value, "__dict__"):

@@ -63,11 +63,20 @@ class Trial:
         """
         draw = random.Random(self.round)
         trial = {}
+        taken: dict[int, set[int]] = {}
         for i, (name, found) in enumerate(self.solution.atom_of.items()):
             share = 0.0 if least else self._share(i, name, draw)
-            wanted = max(min(2, found.size - 1), round(found.size * share))  # a width of one broadcasts
-            trial[name] = found.size if name in self.stopped else min(found.size, max(self.minimum[name], wanted))
+            least_width = max(self.minimum[name], min(2, found.size - 1))  # a width of one broadcasts
+            wanted = min(found.size, max(least_width, round(found.size * share)))
+            if self.round < len(SHARES) and not least:
+                wanted = _fresh(wanted, range(least_width, found.size), taken.setdefault(found.size, set()))
+            trial[name] = found.size if name in self.stopped else wanted
         return self.solution.balance(trial)
+
+    def is_distinct(self) -> bool:
+        """Whether no two groups of as many units have been cut to the same width."""
+        widths = [(found.size, self.counts[found]) for found in self.solution.atom_of.values()]
+        return len(set(widths)) == len(widths)
 
     def _share(self, index: int, name: str, draw: random.Random) -> float:
         """The share of its units that a group keeps: drawn, or, in later rounds, nothing or all.
@@ -142,6 +151,14 @@ class Trial:
         i, j, k = place
         dim = next(islice(dims_of(self.calls[own[i]]), j, None), None) if i < len(own) else None
         return None if dim is None else next(islice(sub_products(dim), k, None), None)
+
+
+def _fresh(wanted: int, widths: range, taken: set[int]) -> int:
+    """The width nearest to the one that is wanted which no other group has; that one itself where all are taken."""
+    free = [width for width in widths if width not in taken]
+    chosen = min(free, key=lambda width: abs(width - wanted)) if free else wanted
+    taken.add(chosen)
+    return chosen
 
 
 def several(dims: Dim | list[Dim]) -> list[Dim]:

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
+from laws.fuzzing import Network, Spec, example, failure
 from laws.networks import Shuffle
-from laws.reference import check_laws
+from laws.reference import check_laws, redraw
 from torch import Tensor, nn
 
 import secateur
+from secateur.graph import trial
 from secateur.graph.repair import sub_products
 from secateur.graph.terms import atom, cat, size
 
@@ -173,6 +175,68 @@ def test_groups_of_one_class_learn_from_each_other() -> None:
     assert len(groups) == 7
     assert [slim[i].heads for i in range(1, 7)] == [2] * 6
     assert {r.module for r in groups.solution.repairs} == {str(i) for i in range(1, 7)}
+
+
+def test_what_no_shape_tells_is_compared() -> None:
+    """Two shuffles of one class: the number of groups that one's code follows is the other's operator's own."""
+    spec = Spec("tokens", (("Shuffle", 13), ("Shuffle", 30)), "mean", seed=10404)
+    assert failure(spec) == ""
+    model = redraw(Network(spec), spec.seed)
+    groups = secateur.groups(model, example(spec))
+    assert [r.module for r in groups.solution.repairs] == ["steps.1"]
+    assert {g.name: g.units for g in groups} == {"stem": 4, "hidden": 9}
+
+
+def runs(model: nn.Module, example: Tensor, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many trial cuts are run."""
+    made: list[int] = []
+    compare = trial.compare
+    monkeypatch.setattr(trial, "compare", lambda *args: (made.append(1), compare(*args))[1])
+    secateur.groups(model, example)
+    return len(made)
+
+
+def test_one_draw_is_enough_where_nothing_can_be_mixed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = nn.Sequential(*(nn.Linear(16, 16) for _ in range(5)))
+    assert runs(plain, torch.randn(2, 16), monkeypatch) == 1
+    few = nn.Sequential(*(nn.Linear(4, 4) for _ in range(5)))  # fewer widths than groups
+    assert runs(few, torch.randn(2, 4), monkeypatch) == 2
+    flat = nn.Sequential(nn.Conv2d(2, 6, 1), nn.Flatten(), nn.Linear(24, 3))  # a size that is a product
+    assert runs(flat, torch.randn(1, 2, 2, 2), monkeypatch) == 2 + trial.OPPOSED
+
+
+def test_attention_needs_few_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True)
+    assert runs(layer.eval(), torch.randn(2, 3, 16), monkeypatch) < 25
+
+
+@pytest.mark.parametrize("settings", [{}, {"kdim": 12, "vdim": 12}], ids=["one width", "three widths"])
+def test_attributes_of_torchs_attention_follow(settings: dict[str, int]) -> None:
+    class Attends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.memory = nn.Linear(6, 16), nn.Linear(6, settings.get("kdim", 16))
+            self.attention = nn.MultiheadAttention(16, 4, batch_first=True, **settings)
+            self.head = nn.Linear(16, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            read = self.memory(x)
+            return self.head(self.attention(self.stem(x), read, read)[0])
+
+    torch.manual_seed(0)
+    groups = secateur.groups(Attends(), torch.randn(2, 3, 6))
+    slim = secateur.slim(groups, secateur.plan(groups, budget="50% channels", allocation="uniform", round_to=1))
+    small = slim.attention
+    assert slim.stem.out_features < 16
+    assert small.embed_dim == slim.stem.out_features == small.num_heads * small.head_dim
+    assert small.kdim == small.vdim == slim.memory.out_features
+    assert secateur.record(slim).proof.holds
+
+
+def test_instance_norms_without_tensors_follow() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.InstanceNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    _, slim = check_laws(model, torch.randn(2, 3, 5, 5))
+    assert slim[1].num_features == slim[0].out_channels == 4
 
 
 def test_sizes_that_code_may_speak_of() -> None:
