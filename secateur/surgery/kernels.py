@@ -69,14 +69,22 @@ def is_streamed(func: Any, args: Sequence[Any]) -> bool:
     )
 
 
-def streamed(bias: Tensor | None, rows: Tensor, weight: Tensor) -> Tensor:
-    """`rows` `[N, in]` times `weight` `[in, out]` plus `bias` in float64, a few columns after the other."""
-    lines = weight.t()
-    size = max(1, LARGE // lines.shape[1])
-    out = rows.new_empty(rows.shape[0], lines.shape[0])
-    scratch = rows.new_empty(size, lines.shape[1])
-    for block, part in zip(out.split(size, 1), lines.split(size), strict=True):
-        block.copy_(rows @ scratch[: len(part)].copy_(part).t())
+def streamed(
+    bias: Tensor | None, x: Tensor, weight: Tensor, rows: Tensor | None = None, columns: Tensor | None = None
+) -> Tensor:
+    """`x` `[N, in]` times the transpose of `weight` `[out, in]` plus `bias` in float64, a few rows after the other.
+
+    With `rows` and `columns` of those alone, by position.
+    """
+    count, width = len(weight) if rows is None else len(rows), x.shape[1]
+    size = max(1, LARGE // width)
+    out = x.new_empty(len(x), count)
+    scratch = x.new_empty(min(size, count), width)
+    for start, block in zip(range(0, count, size), out.split(size, 1), strict=True):
+        part = weight[start : start + size] if rows is None else weight[rows[start : start + size]]
+        if columns is not None and len(columns) < part.shape[1]:
+            part = part.index_select(1, columns)
+        block.copy_(x @ scratch[: len(part)].copy_(part).t())
     return out if bias is None else out.add_(bias)
 
 

@@ -27,14 +27,17 @@ from secateur.graph.cutting import cut_tensor, rebuild, rebuilt
 from secateur.graph.memory import forget, memories
 from secateur.graph.state import set_mode, take_back
 from secateur.graph.terms import Atom
-from secateur.graph.trace import Inputs, Recording, named_tensors, plain_kernels, tensors_of
+from secateur.graph.trace import Call, Inputs, Recording, named_tensors, plain_kernels, tensors_of
 from secateur.graph.units import Group, Groups
 from secateur.surgery.following import Follower
 from secateur.surgery.kernels import LARGE, depthwise, grouped, is_depthwise, is_grouped, is_streamed, streamed
 from secateur.surgery.record import Proof
 from secateur.surgery.replay import DTYPES, Narrowing, interpret, narrowed, replay
+from secateur.surgery.zeroed import Zeroed, convolution, linear
 
 TOLERANCE = 1e-9
+BREADTH = 40  # multiplications at each place of an image that take as long as copying one number
+WEIGHTS = {"convolution": "weight", "mm": "mat2", "addmm": "mat2"}  # operators that multiply, and what they multiply by
 
 Keep = Mapping[str, Tensor]
 
@@ -42,8 +45,9 @@ Keep = Mapping[str, Tensor]
 class Verifier:
     """The references of one model, with arithmetic in float64, so that several cuts can be compared with them.
 
-    `whole` keeps a copy of the model in float64, but for large weights of linear layers, which are read in parts;
-    otherwise tensors stay in their own type and every operator casts those it reads. Left out, memory decides.
+    `whole` keeps a copy of the model in float64, but for large weights of convolutions and linear layers, which are
+    cast as they are read; otherwise all tensors stay in their own type and every operator casts those it reads.
+    Left out, memory decides.
     """
 
     def __init__(self, groups: Groups, *, seed: int = 0, whole: bool | None = None) -> None:
@@ -55,8 +59,9 @@ class Verifier:
         self.tensors = {name: redrawn(name, t, generator) for name, t in own.items()}
         self.recordings = [r for r in self.solution.recordings if not is_random(r)]
         self.recording = self.solution.recording
-        as_they_are = [linear_weights(recording) for recording in self.recordings]
-        self.as_they_are = set.intersection(*as_they_are) if self.whole else set(own)
+        weights = set.intersection(*(weights_of_products(recording) for recording in self.recordings))
+        self.as_they_are = weights if self.whole else set(own)
+        self.zeroed = Zeroed()
         self.dtype = next((p.dtype for p in groups.model.parameters() if p.is_floating_point()), torch.float32)
         self.inputs: Inputs = tree_map_only(Tensor, _double, groups.inputs)
         self.flat = [t for t in tree_flatten(self.inputs)[0] if isinstance(t, Tensor)]
@@ -77,17 +82,25 @@ class Verifier:
         apart = error(slim_out, replayed)
         if not keep:
             return Proof(None, apart, None, TOLERANCE, "float64")
-        zeroed = {name: self._copy(name, t) for name, t in self.tensors.items()}
-        self._zero(zeroed, keep)
-        if all(self.groups[name].proof == "exact" for name in keep):
-            masked = error(self._left(self._forward(rebuild(self.groups.model, zeroed)), keep), replayed)
-            return Proof(masked, apart, None, TOLERANCE, "float64")
-        kept = self.solution.keep(keep)
-        seen, arrived = self._followed(self.groups.model, zeroed, {}, Narrowing(kept))
-        if not arrived:
-            with plain_kernels(), default_double(), Promote(self.dtype):
-                seen = interpret(self.recording, zeroed, self.flat, kept)
-        return Proof(None, apart, error(self._left(seen, keep), replayed), TOLERANCE, "float64")
+        exact = all(self.groups[name].proof == "exact" for name in keep)
+        difference = error(self._left(self._masked(keep, exact), keep), replayed)
+        return Proof(difference if exact else None, apart, None if exact else difference, TOLERANCE, "float64")
+
+    def _masked(self, keep: Keep, exact: bool) -> list[Tensor]:
+        """What the full model returns when removed entries are zero, and statistics see kept ones if they must."""
+        tensors = {name: self._copy(name, t) for name, t in self.tensors.items()}
+        self.zeroed = self._zero(tensors, keep)
+        try:
+            if exact:
+                return self._forward(rebuild(self.groups.model, tensors))
+            kept = self.solution.keep(keep)
+            seen, arrived = self._followed(self.groups.model, tensors, {}, Narrowing(kept))
+            if not arrived:
+                with plain_kernels(), default_double(), Promote(self.dtype, self.zeroed):
+                    seen = interpret(self.recording, tensors, self.flat, kept)
+            return seen
+        finally:
+            self.zeroed = Zeroed()
 
     def _both(
         self, slim: nn.Module, cut: Mapping[str, Tensor], counts: Mapping[Atom, int]
@@ -126,26 +139,34 @@ class Verifier:
         return {name: t if name in self.as_they_are else _double(t) for name, t in parts.items()}
 
     def _copy(self, name: str, tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point():
+        if not tensor.is_floating_point() or (self.whole and name in self.as_they_are):
             return tensor
-        return tensor.to(tensor.dtype if name in self.as_they_are else torch.float64, copy=True)
+        return tensor.to(torch.float64 if self.whole else tensor.dtype, copy=True)
 
-    def _zero(self, tensors: Mapping[str, Tensor], keep: Keep) -> None:
-        """Make producers and consumers of removed units zero, in place: fresh memory costs more than the product."""
+    def _zero(self, tensors: Mapping[str, Tensor], keep: Keep) -> Zeroed:
+        """Make producers and consumers of removed units zero, in place or, where a weight is shared, beside it."""
+        zeroed = Zeroed()
         for name, kept in keep.items():
             group: Group = self.groups[name]
             stays = torch.zeros(group.units, dtype=torch.float64).index_fill_(0, kept.cpu(), 1.0)
             for member in group.members:
                 tensor = tensors[member.name]
-                if tensor.is_floating_point() and not member.name.endswith("running_var"):
-                    tensor.mul_(member.expand(stays.to(tensor.device)).to(tensor.dtype))
+                if not tensor.is_floating_point() or member.name.endswith("running_var"):
+                    continue
+                factors = member.expand(stays.to(tensor.device)).to(tensor.dtype)
+                if self.whole and member.name in self.as_they_are:
+                    dim = max(range(tensor.dim()), key=factors.shape.__getitem__)
+                    zeroed.add(tensor, dim, factors.reshape(-1) != 0)
+                else:
+                    tensor.mul_(factors)
+        return zeroed
 
     def _forward(self, model: nn.Module, watcher: Follower | None = None) -> list[Tensor]:
         args, kwargs = self.inputs
         take_back(model, self.recording.written)
         set_mode(model, self.recording.training)
         with contextlib.ExitStack() as around:
-            for mode in (torch.no_grad(), plain_kernels(), default_double(), Promote(self.dtype)):
+            for mode in (torch.no_grad(), plain_kernels(), default_double(), Promote(self.dtype, self.zeroed)):
                 around.enter_context(mode)
             if not self.whole:
                 around.enter_context(CastArguments())
@@ -191,21 +212,33 @@ def redrawn(name: str, tensor: Tensor, generator: torch.Generator) -> Tensor:
     return tensor + (0.3 * noise.abs() if name.endswith("running_var") else 0.1 * noise)
 
 
-def linear_weights(recording: Recording) -> set[str]:
-    """The large tensors that are read as weights of linear layers and in no other way."""
-    large = {id(leaf.value): leaf.name for leaf in recording.own() if math.prod(leaf.value.shape) > LARGE}
+def weights_of_products(recording: Recording) -> set[str]:
+    """The large tensors that are read as weights of convolutions or linear layers, and in no other way."""
+    own = {id(leaf.value): leaf.name for leaf in recording.own()}
+    large = {leaf.name for leaf in recording.own() if math.prod(leaf.value.shape) > LARGE}
     turned: dict[int, str] = {}
+    read: set[str] = set()
     other: set[str] = set()
     for call in recording.calls:
-        if call.op == "t" and id(call["self"]) in large:
-            turned[id(call.outs[0])] = large[id(call["self"])]
+        if call.op == "t" and own.get(id(call["self"])) in large:
+            turned[id(call.outs[0])] = own[id(call["self"])]
             continue
-        right = call["mat2"] if call.op in ("mm", "addmm") else None
+        role = WEIGHTS.get(call.op)
         for value in call.tensors():
-            name = large.get(id(value)) or turned.get(id(value))
-            if name is not None and value is not right:
-                other.add(name)
-    return set(turned.values()) - other
+            name = turned.get(id(value)) or own.get(id(value))
+            if name is None:
+                continue
+            product = role is not None and value is call[role] and (id(value) in turned or is_broad(call))
+            (read if product else other).add(name)
+    return read - other
+
+
+def is_broad(call: Call) -> bool:
+    """Whether leaving zeros out of a convolution saves more than picking the others out costs."""
+    if call.op != "convolution":
+        return False
+    channels = call["input"].shape[1] + call.outs[0].shape[1]
+    return math.prod(call["weight"].shape) > BREADTH * channels
 
 
 def fits(tensors: Iterable[Tensor]) -> bool:
@@ -245,9 +278,10 @@ def error(ours: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
 class Promote(TorchDispatchMode):
     """Computes in float64: every operator reads its tensors in it, and code that names another precision gets it."""
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(self, dtype: torch.dtype, zeroed: Zeroed | None = None) -> None:
         super().__init__()
         self.dtype, self.epsilon = dtype, torch.finfo(dtype).eps
+        self.zeroed = zeroed or Zeroed()
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -257,13 +291,16 @@ class Promote(TorchDispatchMode):
         if func is torch.ops.aten.t.default:  # what reads the transpose decides
             return func(*args)
         if not kwargs and is_streamed(func, args):
-            bias, rows, weight = (None, *args)[-3:]
-            return streamed(self._lift(bias), self._lift(rows), weight)
+            bias, x, turned = (None, *args)[-3:]
+            bias, x, weight, lines = self._lift(bias), self._lift(x), turned.t(), self.zeroed.of(turned.t())
+            return streamed(bias, x, weight) if lines is None else linear(bias, x, weight, lines)
+        if func is torch.ops.aten.convolution.default and (lines := self.zeroed.of(args[1])) is not None:
+            return convolution([self._lift(args[0]), args[1], self._lift(args[2]), *args[3:]], lines, _convolve)
         lifted = [self._lift(value) for value in args]
         if func is torch.ops.aten.lift_fresh.default and args[0].is_floating_point():
             return func(_double(args[0].to(self.dtype)))  # numbers that code makes a tensor of have its precision
-        if is_depthwise(func, lifted):
-            return depthwise(*lifted[:6])
+        if func is torch.ops.aten.convolution.default:
+            return _convolve(lifted)
         if is_grouped(func, lifted):
             return grouped(*lifted[:4])
         return func(*lifted, **{name: self._lift(value) for name, value in (kwargs or {}).items()})
@@ -272,7 +309,7 @@ class Promote(TorchDispatchMode):
         if isinstance(value, torch.dtype):
             return DTYPES.get(value, value)
         if isinstance(value, Tensor):
-            return _double(value)
+            return _double(self.zeroed.written(value))
         if type(value) in (list, tuple):
             return type(value)(map(self._lift, value))
         if isinstance(value, float) and value == torch.finfo(torch.float64).eps:
@@ -298,6 +335,11 @@ def default_double() -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+def _convolve(args: Sequence[Any]) -> Tensor:
+    func = torch.ops.aten.convolution.default
+    return depthwise(*args[:6]) if is_depthwise(func, args) else func(*args)
 
 
 def _double(tensor: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 import secateur
-from secateur.surgery import verify
+from secateur.surgery import verify, zeroed
 from secateur.surgery.kernels import depthwise, is_depthwise, is_streamed, streamed
 
 CONVOLUTION = torch.ops.aten.convolution.default
@@ -59,8 +59,12 @@ def test_products_with_large_weights_equal_torchs(rows: int) -> None:
     torch.manual_seed(0)
     x, weight, bias = torch.randn(rows, 700).double(), torch.randn(1500, 700), torch.randn(1500).double()
     for half in (weight, weight.bfloat16()):
-        torch.testing.assert_close(streamed(bias, x, half.t()), x @ half.double().t() + bias, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(streamed(None, x, weight.t()), x @ weight.double().t(), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(streamed(bias, x, half), x @ half.double().t() + bias, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(streamed(None, x, weight), x @ weight.double().t(), rtol=1e-12, atol=1e-12)
+    chosen, columns = torch.arange(3, 1400, 2), torch.arange(0, 700, 3)
+    expected = x[:, columns] @ weight[chosen][:, columns].double().t()
+    ours = streamed(None, x[:, columns], weight, chosen, columns)
+    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_only_large_weights_of_linear_layers_are_streamed() -> None:
@@ -77,11 +81,12 @@ def test_only_large_weights_of_linear_layers_are_streamed() -> None:
 def test_a_proof_reads_large_weights_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
 
-    def spy(bias: torch.Tensor | None, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def spy(bias: torch.Tensor | None, x: torch.Tensor, weight: torch.Tensor, *chosen: torch.Tensor) -> torch.Tensor:
         sizes.append(weight.numel())
-        return streamed(bias, rows, weight)
+        return streamed(bias, x, weight, *chosen)
 
-    monkeypatch.setattr(verify, "streamed", spy)
+    for module in (verify, zeroed):
+        monkeypatch.setattr(module, "streamed", spy)
     model = nn.Sequential(nn.Linear(700, 3000), nn.ReLU(), nn.Linear(3000, 700), nn.ReLU(), nn.Linear(700, 3))
     found = secateur.groups(model.eval(), torch.randn(2, 700))
     small = secateur.slim(found, secateur.plan(found, budget="50% channels", allocation="uniform", round_to=1))
