@@ -24,19 +24,24 @@ class Zeroed:
     """Weights that count as zero outside some lines, known by where they lie in memory."""
 
     def __init__(self) -> None:
-        self.lines: dict[int, dict[int, Tensor]] = {}
+        self.lines: dict[int, tuple[Tensor, dict[int, Tensor]]] = {}
 
     def add(self, weight: Tensor, dim: int, stays: Tensor) -> None:
         """Let the slices of a weight along `dim` be zero where `stays` (bool, `[size]`) says so; they add up."""
-        own = self.lines.setdefault(weight.data_ptr(), {})
+        _, own = self.lines.setdefault(weight.data_ptr(), (weight, {}))
         own[dim] = own[dim] & stays if dim in own else stays
 
     def of(self, tensor: Any) -> Lines | None:
-        """What stays of a weight, or of its transpose; None for any other tensor."""
-        own = self.lines.get(tensor.data_ptr()) if self.lines and isinstance(tensor, Tensor) else None
-        if own is None or tensor.is_contiguous():
+        """What stays of a weight, or of its transpose; None for any other tensor. Raises `ValueError` for its parts."""
+        known = self.lines.get(tensor.data_ptr()) if self.lines and isinstance(tensor, Tensor) else None
+        if known is None:
+            return None
+        weight, own = known
+        if (tensor.shape, tensor.stride()) == (weight.shape, weight.stride()):
             return own
-        return {1 - dim: line for dim, line in own.items()}  # linear layers read them transposed
+        if (tensor.shape[::-1], tensor.stride()[::-1]) == (weight.shape, weight.stride()) and tensor.dim() == 2:
+            return {1 - dim: line for dim, line in own.items()}
+        raise ValueError(f"a weight of shape {tuple(weight.shape)} is read as {tuple(tensor.shape)}")
 
     def written(self, tensor: Tensor) -> Tensor:
         """The weight with its zeros in it, in float64; any other tensor as it is."""

@@ -81,6 +81,20 @@ def test_other_operators_read_the_zeros() -> None:
     assert torch.equal(known.written(weight), expected)
     assert torch.equal(known.written(weight.t()), expected.t())
     assert known.written(expected) is expected
+    with pytest.raises(ValueError, match=r"\(4, 6\) is read as \(2, 6\)"):
+        known.of(weight[:2])
+
+
+def test_weights_may_lie_in_memory_in_any_way() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 96, 3), nn.ReLU(), nn.Conv2d(96, 96, 3), nn.Flatten(), nn.Linear(96, 4))
+    model.append(nn.Linear(4, 800)).append(nn.Linear(800, 800)).append(nn.Linear(800, 2))
+    model[6].weight = nn.Parameter(torch.randn(800, 800).t())
+    model = model.to(memory_format=torch.channels_last)
+    found = secateur.groups(model, torch.randn(1, 3, 5, 5))
+    assert weights_of_products(found.solution.recording) == {"2.weight", "6.weight"}
+    small = secateur.slim(found, secateur.plan(found, budget="50% channels", allocation="uniform", round_to=1))
+    assert secateur.record(small).proof.masked < 1e-12
 
 
 class Twice(nn.Module):
