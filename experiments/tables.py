@@ -163,15 +163,15 @@ def _pruned(found: list[PrunabilityRow], sparsity: float, again: bool) -> Spread
     return spread([point.accuracy for point in points if point is not None])
 
 
-def surgery() -> str:
+def surgery(results: Path = RESULTS) -> str:
     """Seconds and memory of pruning half of the channels, beside Torch-Pruning."""
-    result: dict[str, Any] = json.loads((RESULTS / "benchmarks" / "surgery.json").read_text())
+    result: dict[str, Any] = json.loads((results / "benchmarks" / "surgery.json").read_text())
     ours, proven, theirs = "secateur", "secateur, proven", "torch-pruning"
     lines = []
     for row in result["models"]:
-        if "median" not in row:
+        middle = row.get("median", {})
+        if not {ours, proven, theirs} <= set(middle):
             continue
-        middle = row["median"]
         seconds = [f"{middle[tool]['cold']:.2f}" for tool in (theirs, ours, proven)]
         ratios = [f"{middle[tool]['cold'] / middle[theirs]['cold']:.2f}" for tool in (ours, proven)]
         lines.append([row["model"], *seconds, *ratios, f"{middle[proven]['memory'] / middle[theirs]['memory']:.2f}"])
@@ -195,13 +195,31 @@ def surgery() -> str:
         f"\n\nFrom tracing to the cut model in a fresh process, {result['threads']} CPU threads, medians of "
         f"{result['repeats']} taken in turn; ratios below 1 are in favour of Secateur. Torch-Pruning "
         f"{versions['torch-pruning']}, torch {versions['torch'].partition('+')[0]}; `python benchmarks/surgery.py`."
-        f"{_in_rounds()}"
+        f"{_over_all(results)}{_in_rounds(results)}"
     )
 
 
-def _in_rounds() -> str:
+def _over_all(results: Path) -> str:
+    """The medians over all classification models, and what cannot be done, in sentences."""
+    path = results / "benchmarks" / "surgery_all.json"
+    if not path.exists():
+        return ""
+    result = json.loads(path.read_text())
+    ours, proven = (f"**{result['medians'][tool]['cold']:.2f}**" for tool in ("secateur", "secateur, proven"))
+    done = sum(not row["failed"] for row in result["models"])
+    text = (
+        f" Over all {len(result['models'])} classification models of torchvision (`--models all`), the median ratio is "
+        f"{ours}, {proven} with the proof, of the {done} that both can do."
+    )
+    for tool, name in (("torch-pruning", "Torch-Pruning"), ("secateur, proven", "Secateur")):
+        failing = [row["model"] for row in result["models"] if tool in row["failed"]]
+        text += f" {name} cannot do {', '.join(failing)}." if failing else ""
+    return text
+
+
+def _in_rounds(results: Path) -> str:
     """The same cut made in many rounds, in a sentence."""
-    path = RESULTS / "benchmarks" / "rounds.json"
+    path = results / "benchmarks" / "rounds.json"
     if not path.exists():
         return ""
     result = json.loads(path.read_text())

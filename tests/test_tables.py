@@ -77,6 +77,26 @@ def test_the_plain_loop_has_the_learning_rates_of_fit():
         assert factor(step, 100, 10.0) == pytest.approx(curve(step / 100) * warm_up(step, 10.0))
 
 
+def test_the_benchmark_of_surgery_tells_all_models(tmp_path):
+    def row(model, seconds, **failed):
+        tools = ("secateur", "secateur, proven", "torch-pruning")
+        middle = {t: {"cold": s, "memory": 1.0} for t, s in zip(tools, seconds, strict=True) if t not in failed}
+        return {"model": model, "median": middle, "failed": failed}
+
+    rows = [row("vgg", (1.0, 2.0, 4.0)), row("swin", (1.0, 2.0, 0.0), **{"torch-pruning": "no result after 40 s"})]
+    middles = {"secateur": {"cold": 0.25, "memory": 1.0}, "secateur, proven": {"cold": 0.5, "memory": 1.0}}
+    facts = {"threads": 2, "repeats": 1, "versions": {"torch-pruning": "1.6.1", "torch": "2.15"}}
+    result = {**facts, "models": rows, "means": middles, "medians": middles}
+    (tmp_path / "benchmarks").mkdir()
+    for name in ("surgery", "surgery_all"):
+        (tmp_path / "benchmarks" / f"{name}.json").write_text(json.dumps(result))
+    told = tiny.script("experiments/tables.py")["surgery"](tmp_path)
+    assert "| vgg | 4.00 | 1.00 | 2.00 | 0.25 | 0.50 | 1.00 |" in told
+    assert "| swin" not in told
+    assert "all 2 classification models" in told
+    assert "is **0.25**, **0.50** with the proof, of the 1 that both can do. Torch-Pruning cannot do swin." in told
+
+
 def test_the_benchmark_of_training_is_told_with_its_spread(tmp_path):
     training = tiny.script("experiments/tables.py")["training"]
     assert "Not measured" in training(tmp_path)
