@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from graph.test_rules import CHANNELS, FREE, FROZEN, PLACED, WEIGHTS
 from laws.networks import network
 from torch import Tensor, nn
@@ -68,6 +69,14 @@ OPERATORS: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]]
     "two dimensions normed": (F.layer_norm, (torch.randn(3, 4, 6), (4, 6), torch.randn(4, 6)), {}),
     "concatenated": (torch.cat, ([torch.randn(2, 3), torch.randn(2, 5)], 1), {}),
     "stacked": (torch.stack, ([torch.randn(2, 3), torch.randn(2, 3)], 1), {}),
+    "strided as it is": (lambda x: x.as_strided(x.shape, x.stride()), (torch.randn(4, 6),), {}),
+    "rows selected": (torch.index_select, (torch.randn(4, 6), 0, torch.tensor([0, 3, 3])), {}),
+    "rows put": (lambda x, y: x.index_put((torch.tensor([2, 0]),), y), (torch.randn(4, 6), torch.randn(2, 6)), {}),
+    "zeros like": (lambda x: torch.zeros_like(x) + x, (torch.randn(4, 6),), {}),
+    "weight norm": (lambda v, g: torch._weight_norm(v, g, 0), (torch.randn(4, 6), torch.rand(4, 1)), {}),
+    "pooled volumes": (F.max_pool3d, (torch.randn(2, 6, 4, 4, 4), 2), {}),
+    "lines made longer": (lambda x: F.interpolate(x, scale_factor=2, mode="linear"), (torch.randn(2, 6, 5),), {}),
+    "regions": (torchvision.ops.roi_align, (torch.randn(1, 6, 8, 8), torch.tensor([[0.0, 0, 0, 4, 4]]), 2), {}),
     "new": (lambda x: x.new_zeros(x.shape[0], 4) + x, (torch.randn(6, 4),), {}),
 }
 
@@ -76,6 +85,35 @@ OPERATORS: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]]
 def test_operators_of_several_tensors(name: str) -> None:
     function, args, kwargs = OPERATORS[name]
     assert check_rule(function, *args, **kwargs).free
+
+
+ELSEWHERE = {  # rules that whole models show: what they need is no call on tensors that could be cut at random
+    "grouped_mm": "its widths are multiples of eight",
+    "choice": "its results depend on values",
+    "unpack": "it reads packed sequences",
+    "linear": "it is recorded as a product",
+}
+
+
+@pytest.mark.slow
+def test_every_rule_is_probed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The calls above reach all functions that are registered as rules."""
+    probed: set[Any] = set()
+
+    def watched(function: Any) -> Any:
+        return lambda terms, call: (probed.add(function), function(terms, call))[1]
+
+    monkeypatch.setattr(base, "RULES", {name: watched(function) for name, function in RULES.items()})
+    for table, check in (
+        (FREE, test_operators_between_layers),
+        (PLACED, test_operators_with_a_place),
+        ([name for name in FROZEN if FROZEN[name][1] != "no rule"], test_what_is_frozen_is_told),
+        (WEIGHTS, test_layers_with_weights),
+        (OPERATORS, test_operators_of_several_tensors),
+    ):
+        for name in table:
+            check(name)
+    assert {function.__name__ for function in set(RULES.values()) - probed} == set(ELSEWHERE)
 
 
 @torch.library.custom_op("secateur_testing::scale_channels", mutates_args=())

@@ -295,7 +295,7 @@ def _transpose_in_place(x: Any, one: int, other: int) -> Any:
     """The same tensor, seen in another order from now on, as recurrent layers do."""
     if not isinstance(x, Hollow):
         return None
-    with torch._C._DisableTorchDispatch():  # type: ignore[attr-defined] # sizes are changed beneath the wrapper
+    with torch._C._DisableTorchDispatch():  # sizes are changed beneath the wrapper
         Tensor.transpose_(x, one, other)
     return x
 

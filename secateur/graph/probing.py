@@ -17,7 +17,7 @@ from secateur.graph.equalities import Equalities
 from secateur.graph.lockstep import Deviation
 from secateur.graph.solution import Solution
 from secateur.graph.stopping import stop, stop_drifting
-from secateur.graph.terms import Cat, Dim, Reason, norm
+from secateur.graph.terms import Dim, Reason, norm
 from secateur.graph.trace import Inputs
 from secateur.graph.trial import OPPOSED, SHARES, Trial, several
 
@@ -42,25 +42,14 @@ class Prober:
         """Mend deviation after deviation until the cut model runs to its end, with every group cut at least once."""
         trial = self.trial
         shown: set[str] = set()
-        for trial.round, _ in enumerate(SHARES):
-            open_ = len(shown | set(trial.stopped)) < len(trial.minimum)
-            if trial.round == 0 or open_ or (trial.round == 1 and not self._is_plain()):
+        for trial.round, _ in enumerate(SHARES):  # a second draw, since the first may meet an equality by chance
+            if trial.round < 2 or len(shown | set(trial.stopped)) < len(trial.minimum):
                 shown |= self._round()
         if trial.repairs or trial.solution.equal or (max(trial.minimum.values(), default=1) > 1 and self._composes()):
             for trial.round in range(len(SHARES), len(SHARES) + OPPOSED):
                 self._round()
         trial.solution.repairs = list(trial.repairs.values())
         return trial.stopped
-
-    def _is_plain(self) -> bool:
-        """Whether one draw tells all: nothing needed mending, and no two widths, nor sums or products, can be mixed up.
-
-        Else a first draw may meet an equality by chance, and a second one hardly the same.
-        """
-        trial = self.trial
-        if trial.repairs or trial.solution.equal or trial.stopped or not trial.is_distinct():
-            return False
-        return not any(len(d) > 1 or any(isinstance(f, Cat) for f in d) for d in self._stated())
 
     def _composes(self) -> bool:
         """Whether code states a size that is a product."""

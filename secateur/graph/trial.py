@@ -73,11 +73,6 @@ class Trial:
             trial[name] = found.size if name in self.stopped else wanted
         return self.solution.balance(trial)
 
-    def is_distinct(self) -> bool:
-        """Whether no two groups of as many units have been cut to the same width."""
-        widths = [(found.size, self.counts[found]) for found in self.solution.atom_of.values()]
-        return len(set(widths)) == len(widths)
-
     def _share(self, index: int, name: str, draw: random.Random) -> float:
         """The share of its units that a group keeps: drawn, or, in later rounds, nothing or all.
 

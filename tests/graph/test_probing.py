@@ -196,15 +196,6 @@ def runs(model: nn.Module, example: Tensor, monkeypatch: pytest.MonkeyPatch) -> 
     return len(made)
 
 
-def test_one_draw_is_enough_where_nothing_can_be_mixed_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = nn.Sequential(*(nn.Linear(16, 16) for _ in range(5)))
-    assert runs(plain, torch.randn(2, 16), monkeypatch) == 1
-    few = nn.Sequential(*(nn.Linear(4, 4) for _ in range(5)))  # fewer widths than groups
-    assert runs(few, torch.randn(2, 4), monkeypatch) == 2
-    flat = nn.Sequential(nn.Conv2d(2, 6, 1), nn.Flatten(), nn.Linear(24, 3))  # a size that is a product
-    assert runs(flat, torch.randn(1, 2, 2, 2), monkeypatch) == 2 + trial.OPPOSED
-
-
 def test_attention_needs_few_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True)
     assert runs(layer.eval(), torch.randn(2, 3, 16), monkeypatch) < 25
