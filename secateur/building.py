@@ -148,8 +148,7 @@ def cut(part: PruningPart, groups: Groups, scores: Scores, budget: Budget) -> tu
     """The plan and the slim model. If a group cannot be proven the rest is planned anew, so that the budget holds."""
     while True:
         frozen = len(groups.frozen)
-        own = Scores({g.name: scores[g.name] for g in groups}, scores.criterion)
-        chosen = plan(groups, own, budget, **planning(part))
+        chosen = plan(groups, scores.among(groups), budget, **planning(part))
         made = slim(groups, chosen, verify=part.verify)
         if len(groups.frozen) == frozen:
             return chosen, made
