@@ -209,7 +209,7 @@ def test_deterministic_sipp_keeps_the_largest_of_the_network():
     assert torch.allclose(sipp(tiles, EXAMPLES, samples=3)["fc2.weight"], single)
 
 
-@pytest.mark.parametrize("budget", ["90% weights", "50% weights"])
+@pytest.mark.parametrize("budget", ["50% weights", "20% weights"])
 def test_the_measured_error_stays_under_the_bound(budget):
     groups = weights()
     examples = [(torch.rand(170, 1, 8, 8), None)]
@@ -222,7 +222,7 @@ def test_the_measured_error_stays_under_the_bound(budget):
         assert limit.shape == (len(groups.tensor(name)), 2)
         assert bool((seen[name] <= limit / 3 + 1e-5).all())
         assert bool((new[name] <= limit + 1e-5).all())
-    assert max(float(error.max()) for error in new.values()) > 0.05
+    assert max(float(error.max()) for error in new.values()) > 0.001
 
 
 def test_with_one_example_the_error_is_the_sum_of_what_left():
