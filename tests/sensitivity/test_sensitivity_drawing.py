@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize
+from scipy.optimize import brentq, minimize
 
 from secateur.sensitivity.drawing import distinct, draw, draws_for
 from secateur.sensitivity.neurons import Neurons, random_error
@@ -83,8 +83,7 @@ def test_the_budget_is_spent_as_a_general_solver_spends_it(budget):
         options={"maxiter": 500, "ftol": 1e-12},
     )
     assert abs(spent - found.x).max() < 1.05
-    line = np.linspace(neurons.ends[1], neurons.ends[0], 4001)
-    exact = neurons.kept(min(line, key=lambda at: abs(neurons.kept(at).sum() - budget)))
+    exact = neurons.kept(brentq(lambda at: neurons.kept(at).sum() - budget, *neurons.ends))
     assert cost(exact) == pytest.approx(found.fun, rel=2e-3)
 
 
