@@ -104,13 +104,20 @@ def counts(model: nn.Module, example: Any) -> dict[str, int]:
 
 
 def scores_of(part: PruningPart, seed: int, groups: Groups, data: Data) -> Scores:
-    """The scores by the recipe's criterion; one that needs gradients sees the first batches of the training data."""
+    """The scores by the recipe's criterion.
+
+    One that needs gradients sees the first batches of the training data, one that looks at examples those of the
+    validation data, or of the training data where none are held out.
+    """
     criterion = CRITERIA[part.criterion]
     taken = inspect.signature(criterion).parameters
     options = dict(part.options)
     if "batches" in taken:
         data.train.set_epoch(0)
         options["batches"] = islice(data.train, part.batches)
+    if "examples" in taken:
+        data.train.set_epoch(0)
+        options["examples"] = data.train if data.validation is None else data.validation
     if "seed" in taken:
         options["seed"] = seed
     return criterion(groups, **options)
@@ -121,16 +128,17 @@ def amount(groups: Groups, budget: str) -> float:
     return Target(groups, Budget.parse(budget)).spent()
 
 
-def round_budget(part: PruningPart, number: int, whole: float, groups: Groups) -> Budget:
-    """What round `number` of a pruning must leave of `groups`; `whole` is what its budget counts of the dense model.
+def round_budget(part: PruningPart, number: int, step: int, whole: float, groups: Groups) -> Budget:
+    """What a step of round `number` of a pruning must leave of `groups`; `whole` is what its budget counts when dense.
 
-    Every round keeps the same share of what the one before left, and the last one meets the budget.
+    The last round meets the budget. Every step of a round keeps the same share of what the one before left.
     """
     wish = Budget.parse(part.budget)
-    if part.rounds == 1:
+    if part.turns == part.steps == 1:
         return wish
-    share = wish.target(whole) / whole
-    left = min(whole * share ** (number / part.rounds), amount(groups, part.budget))
+    last = wish.target(whole) / whole
+    before, after = part.left(number - 1, last), part.left(number, last)
+    left = min(whole * before * (after / before) ** (step / part.steps), amount(groups, part.budget))
     return Budget(left, "absolute", wish.unit)
 
 
@@ -154,8 +162,7 @@ def cut(part: PruningPart, groups: Groups, scores: Scores, budget: Budget) -> tu
     """The plan and the slim model. If a group cannot be proven the rest is planned anew, so that the budget holds."""
     while True:
         frozen = len(groups.frozen)
-        own = Scores({g.name: scores[g.name] for g in groups}, scores.criterion)
-        chosen = plan(groups, own, budget, **planning(part))
+        chosen = plan(groups, scores.among(groups), budget, **planning(part))
         made = slim(groups, chosen, verify=part.verify)
         if len(groups.frozen) == frozen:
             return chosen, made

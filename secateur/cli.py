@@ -197,9 +197,9 @@ def prune(
     out: Annotated[Path | None, typer.Option(help="Where the report, the checkpoint and the numbers go.")] = None,
     fine_tune: Annotated[int | None, typer.Option(min=0, help="Epochs of training after the cut.")] = None,
     epochs: Annotated[int | None, typer.Option(min=0, help="Epochs of training before the cut.")] = None,
-    criterion: Annotated[str | None, typer.Option(help="magnitude, norm_scale, taylor or random")] = None,
+    criterion: Annotated[str | None, typer.Option(help="magnitude, taylor, sipp, pfp or another of the docs")] = None,
     units: Annotated[str | None, typer.Option(help="channels, weights or blocks")] = None,
-    allocation: Annotated[str | None, typer.Option(help="global, local or uniform")] = None,
+    allocation: Annotated[str | None, typer.Option(help="global, local, uniform or own")] = None,
     round_to: Annotated[int | None, typer.Option(min=1, help="Widths are multiples of it; 1 for any width.")] = None,
     method: Annotated[
         str | None, typer.Option(help="Prunes during the fine-tuning: iterative, group_sparse, dhspg, hesso, ...")

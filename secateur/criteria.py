@@ -27,11 +27,19 @@ Loss = Callable[[Any, Any], Tensor]
 
 
 class Scores(dict[str, Tensor]):
-    """Group name -> scores of its units, float of shape `[units]`; `criterion` says what made them."""
+    """Group name -> scores of its units, float of shape `[units]`; `criterion` says what made them.
 
-    def __init__(self, values: Mapping[str, Tensor], criterion: str) -> None:
+    `own` is the allocation that a method brings beside its scores, a `secateur.planning.Choice`; most bring none.
+    """
+
+    def __init__(self, values: Mapping[str, Tensor], criterion: str, own: object | None = None) -> None:
         super().__init__(values)
         self.criterion = criterion
+        self.own = own
+
+    def among(self, groups: Groups) -> Scores:
+        """Those of the given groups alone."""
+        return Scores({g.name: self[g.name] for g in groups}, self.criterion, self.own)
 
 
 def magnitude(
@@ -136,6 +144,42 @@ def taylor(
     values = {g.name: _join([change(m) for m in chosen[g.name]], g, reduction) for g in groups}
     how = f"reduction={reduction}, normalise={_default(normalise, groups)}, side={side}"
     return _scores(values, groups, normalise, f"taylor(power={power}, joint={joint}, {how})")
+
+
+def snip(groups: Groups, batches: Iterable[tuple[Any, Any]], loss: Loss = nn.functional.cross_entropy) -> Scores:
+    """Connection sensitivity: how fast the loss changes when a unit's entries are scaled, as a share of all.
+
+    `|w g| / sum of |w g| over all units`, with `w` the weights and `g` the gradient of the mean loss over `batches`
+    (SNIP, Lee, Ajanthan & Torr, arXiv 1810.02340, equation 6). A unit of several entries gets their sum. The paper
+    scores a network as it is initialised; any network can be. Errors are those of `taylor`.
+
+    >>> sparse = masked(groups, plan(groups, snip(groups, batches), "5% weights"))
+    """
+    parts = taylor(groups, batches, loss, joint=False, reduction="sum", normalise="none")
+    total = sum(float(values.sum()) for values in parts.values())
+    return Scores({name: values / total if total > 0 else values for name, values in parts.items()}, "snip")
+
+
+def filter_norm(groups: Groups, norm: Norm = "l1") -> Scores:
+    """The norm of the filters that make a unit: filter thresholding (FT).
+
+    `sum of |w|` (`"l1"`, Li et al., arXiv 1608.08710) or `sqrt(sum of w^2)` (`"l2"`, Soft Filter Pruning) over the
+    rows of convolutions and linear layers that make a unit, over all of them where several layers make it; norm layers
+    and what reads the unit take no part. The papers keep the same share of every layer: plan with
+    `allocation="uniform"`. A group that no filter makes scores infinity.
+    """
+    _one_of("norm", "filter_norm", norm, ("l1", "l2"))
+
+    def size(member: Member) -> Tensor:
+        values = _floats(groups.tensor(member.name))
+        return _finite(member.reduce(values.abs() if norm == "l1" else values.square()), member)
+
+    values = {}
+    for g in groups:
+        parts = [size(m) for m in g.producers if not m.buffer and len(m.shape) > 1]
+        total = _join(parts, g, "sum") if parts else torch.full((g.units,), torch.inf)
+        values[g.name] = total if norm == "l1" else total.sqrt()
+    return Scores(values, f"filter_norm(norm={norm})")
 
 
 def random(groups: Groups, seed: int = 0) -> Scores:

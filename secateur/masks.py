@@ -186,14 +186,25 @@ def rescale(groups: Groups, plan: Plan) -> None:
     A factor scales what reads the unit, its consumers, or the producers of a unit that nothing in the group reads.
     """
     with torch.no_grad():
-        for name, factors in plan.factors.items():
-            group = groups[name]
-            values = torch.ones(group.units, dtype=torch.float64)
-            values[plan.keep[name]] = factors.double()
-            for member in group.consumers or group.producers:
-                if not member.buffer:
-                    tensor = groups.tensor(member.name)
-                    tensor.mul_(member.expand(values).to(tensor))
+        for name, factor in tensor_factors(groups, plan).items():
+            tensor = groups.tensor(name)
+            tensor.mul_(factor.to(tensor))
+
+
+def tensor_factors(groups: Groups, plan: Plan) -> dict[str, Tensor]:
+    """Tensor name -> what the plan's factors multiply its entries by: float64 of the tensor's shape.
+
+    Groups that the plan names and the model no longer has were found not to be provable, and stay as they are.
+    """
+    joined: dict[str, Tensor] = {}
+    for group in (g for g in groups if g.name in plan.factors):
+        values = torch.ones(group.units, dtype=torch.float64)
+        values[plan.keep[group.name]] = plan.factors[group.name].double()
+        for member in group.consumers or group.producers:
+            if not member.buffer:
+                factor = member.expand(values).expand(member.shape)
+                joined[member.name] = joined[member.name] * factor if member.name in joined else factor
+    return joined
 
 
 def _is_masked(name: str, groups: Groups) -> bool:

@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 
 from secateur import zoo
+from secateur.errors import InputError
 from secateur.folder import differences
+from secateur.planning.spacing import geometric, linear
 from secateur.recipe import METHODS, Recipe, text
 from secateur.run import run
 from secateur.run.experiments import experiments
@@ -36,6 +38,45 @@ def test_a_recipe_loads_and_names_a_model_that_is_there(file, monkeypatch):
         ).build()
     assert any(p.ndim > 1 for p in model.parameters())
     assert recipe.out is None
+
+
+RESNET20 = [15, 22.4, 29.2, 35.4, 41.0, 46.2, 50.8, 55.1, 59.1, 62.6, 65.9, 68.9, 71.6, 74.1, 76.3, 78.4, 80.3, 82.0,
+            83.6, 85.0, 89.6, 93.8, 98.0]  # fmt: skip
+RESNET56 = [15, 30.2, 42.7, 53.0, 61.4, 68.3, 74.0, 78.6, 82.5, 85.6, 88.2, 90.3, 92.0, 93.5, 94.6, 95.6, 96.4, 97.0,
+            97.6, 98.0]  # fmt: skip
+ROBUST = [20, 35.7, 48.4, 58.5, 66.7, 73.2, 78.5, 82.7, 86.1, 88.8, 91.0, 92.8, 94.2, 95.4, 96.3, 97.0]
+RESNET18 = [10, 17.4, 24.2, 30.4, 36.2, 41.4, 46.2, 50.7, 54.7, 58.4, 61.9, 65.0, 69, 73.2, 77.4, 81.6, 85.8, 90]
+METHODS_OF_THE_STUDY = ("wt", "sipp", "ft", "pfp")
+SPACED = [
+    (RESNET20, geometric(0.85, 0.15, 20) + linear(0.104, 0.02, 3)),
+    (RESNET56, geometric(0.85, 0.02, 20)),
+    (ROBUST, geometric(0.8, 0.03, 16)),
+    (RESNET18, geometric(0.9, 0.35, 12) + linear(0.31, 0.1, 6)),
+]
+
+
+@pytest.mark.parametrize(("published", "spaced"), SPACED)
+def test_published_points_of_retraining_come_out_of_their_spacings(published, spaced):
+    assert [100 * (1 - share) for share in spaced] == pytest.approx(published, abs=0.11)
+
+
+@pytest.mark.parametrize(("network", "published"), [("resnet20", RESNET20), ("lenet_300_100", RESNET56)])
+def test_cascades_of_lost_in_pruning_differ_in_their_pruning_alone(network, published):
+    recipes = {m: Recipe.load(ROOT / f"experiments/lost_in_pruning/{network}_{m}.yaml") for m in METHODS_OF_THE_STUDY}
+    for recipe in recipes.values():
+        left = [*recipe.pruning.waypoints, 0.02]
+        assert [100 * (1 - share) for share in left] == pytest.approx(published, abs=0.11)
+        assert recipe.pruning.budget.startswith("2% ")
+        found = differences(recipes["wt"].to_dict(), recipe.to_dict())
+        assert all(line.startswith("pruning.") for line in found)
+
+
+def test_bad_spacings_are_told():
+    with pytest.raises(InputError, match="'first' and 'last' must fall within"):
+        geometric(0.2, 0.8, 3)
+    with pytest.raises(InputError, match="'count' parameter must be a positive integer"):
+        linear(0.8, 0.2, 0)
+    assert geometric(0.5, 0.2, 1) == linear(0.5, 0.2, 1) == [0.5]
 
 
 def test_policies_of_decay_pruning_are_compared_on_one_training():

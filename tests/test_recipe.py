@@ -80,7 +80,11 @@ def test_given_weights_have_seen_all_of_train():
         ("pruning.options", {"nrm": "l1"}, "magnitude has no option 'nrm'. Did you mean 'norm'?"),
         ("pruning.options", {"batches": 3}, "has no option 'batches'"),
         ("pruning.round_to", 0, "The 'pruning.round_to' of the recipe must be at least 1. Got 0 instead."),
-        ("pruning.allocation", "globl", "'pruning.allocation' of the recipe must be 'global', 'local' or 'uniform'"),
+        (
+            "pruning.allocation",
+            "globl",
+            "'pruning.allocation' of the recipe must be 'global', 'local', 'uniform' or 'own",
+        ),
         ("training.lr", "fast", "'training.lr' of the recipe must be a valid number. Got 'fast' instead."),
         ("training.schedule", "cosin", "The 'training.schedule' of the recipe must be one of cosine, step, constant"),
         ("fine_tuning.warmup", 99, "The 'fine_tuning.warmup' of the recipe must be a number of epochs"),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from secateur.planning.allocation import Choice
 from secateur.planning.budget import Budget
 from secateur.planning.planner import plan
 from secateur.planning.plans import Plan, Row
 
-__all__ = ["Budget", "Plan", "Row", "plan"]
+__all__ = ["Budget", "Choice", "Plan", "Row", "plan"]

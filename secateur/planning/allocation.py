@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -96,6 +96,21 @@ class Allocation(Protocol):
 
     def priority(self, name: str, count: int, position: int) -> float:
         """How urgent it is, at `position`, that a group keeping `count` units gets more."""
+
+
+@runtime_checkable
+class Choice(Allocation, Protocol):
+    """A line of allocations that also says which units stay: what a method brings that allocates for itself.
+
+    Groups that `wanted` does not name stay whole. `str` of it is what a plan tells.
+    """
+
+    @property
+    def rescales(self) -> bool:
+        """Whether units that stay are multiplied by factors."""
+
+    def units(self, name: str, count: int) -> tuple[Tensor, Tensor | None]:
+        """The sorted indices of the `count` units of a group that stay, and a factor for each, or None for all 1."""
 
 
 class Global:

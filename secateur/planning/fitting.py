@@ -87,7 +87,8 @@ class Fit:
 
     def settle(self, wanted: Mapping[str, float]) -> Counts:
         """Feasible counts: rounded, within limits, and balanced against each other."""
-        return self.groups.balance({name: self.limits[name].nearest(count) for name, count in wanted.items()})
+        counts = {name: limit.nearest(wanted[name]) for name, limit in self.limits.items() if name in wanted}
+        return self.groups.balance(counts)
 
     def _bisect(self, floor: Counts) -> tuple[Counts, int]:
         """The largest allocation on the line within the budget, and the position after it.

@@ -12,7 +12,7 @@ from secateur.criteria import magnitude
 from secateur.errors import InputError
 from secateur.graph.naming import select
 from secateur.graph.units import Groups, Kind
-from secateur.planning.allocation import Allocation, Even, Global, Limits, Ranking
+from secateur.planning.allocation import Allocation, Choice, Even, Global, Limits, Ranking
 from secateur.planning.budget import Budget
 from secateur.planning.fitting import Counts, Fit, Target, largest_frozen
 from secateur.planning.plans import Plan
@@ -27,7 +27,7 @@ def plan(
     scores: Mapping[str, Tensor] | None = None,
     budget: str | Budget | None = None,
     *,
-    allocation: Literal["global", "local", "uniform"] | Share = "global",
+    allocation: Literal["global", "local", "uniform", "own"] | Share = "global",
     round_to: int = 8,
     minimum: float | None = None,
     keep: Patterns = (),
@@ -41,7 +41,8 @@ def plan(
       allow.
     - `allocation`: `"global"`, one threshold over all units; `"local"`, the same share of every group, the rest of the
       budget filled by single steps; `"uniform"`, that share and nothing else, so that a step of it may miss by more;
-      or a mapping from names or patterns of groups to kept shares, which takes the place of a budget.
+      `"own"`, what the method that made the scores brings, which may draw the units and rescale those that stay; or a
+      mapping from names or patterns of groups to kept shares, which takes the place of a budget.
     - `round_to`: widths are multiples of it, in groups at least twice as wide; 1 switches it off. It concerns slices
       alone.
     - `minimum`: the least that stays of every group, a share below 1 or a number of units. Left out: 5 % for slices,
@@ -73,17 +74,21 @@ def plan(
     }
     asked: float | None = None
     text, notes = "", tuple[str, ...]()
+    own = _own(allocation, given)
     if isinstance(allocation, Mapping):
         if budget is not None:
             raise InputError("The 'allocation' of plan says what every group keeps, so 'budget' must be left out.")
         counts = _shares(groups, allocation, limits)
     else:
         wish = Budget.parse(budget if budget is not None else DEFAULT_BUDGET[groups.kind])
-        fit = Fit(groups, limits, _line(allocation, ranking), Target(groups, wish), frozenset(kept))
+        fit = Fit(groups, limits, own or _line(allocation, ranking), Target(groups, wish), frozenset(kept))
         counts, notes = fit.run(repair=allocation != "uniform")
         asked, text = fit.asked, str(wish)
+    best = {g.name: ranking.best(g.name, counts[g.name]) for g in groups}
+    chosen, factors = _chosen(own, counts, best) if own is not None else (best, {})
     return Plan(
-        keep={g.name: ranking.best(g.name, counts[g.name]) for g in groups},
+        keep=chosen,
+        factors=factors,
         units={g.name: g.units for g in groups},
         kind=groups.kind,
         reached=groups.cost(counts),
@@ -91,7 +96,7 @@ def plan(
         budget=text,
         asked=asked,
         criterion=getattr(given, "criterion", "given scores"),
-        allocation="by share" if isinstance(allocation, Mapping) else allocation,
+        allocation="by share" if isinstance(allocation, Mapping) else str(own or allocation),
         notes=notes,
     )
 
@@ -160,10 +165,40 @@ def _shares(groups: Groups, shares: Share, limits: Mapping[str, Limits]) -> Coun
     return groups.balance({name: limits[name].nearest(count) for name, count in wanted.items()})
 
 
+def _own(allocation: str | Share, scores: Mapping[str, Tensor]) -> Choice | None:
+    """The allocation that the scores bring, where it is asked for."""
+    own = getattr(scores, "own", None)
+    if allocation == "own":
+        if not isinstance(own, Choice):
+            made = getattr(scores, "criterion", "given scores")
+            raise InputError(
+                f"The 'allocation' of plan can be 'own' for scores that bring one, as those of pfp do. Got {made}."
+            )
+        return own
+    if isinstance(own, Choice) and own.rescales:
+        raise InputError(
+            f"The 'allocation' of plan must be 'own' for scores that rescale what stays. Got {allocation!r} for "
+            f"{getattr(scores, 'criterion', 'them')} instead."
+        )
+    return None
+
+
+def _chosen(own: Choice, counts: Counts, best: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The units that a method chooses, with their factors; groups that it has not looked at keep their best."""
+    looked_at = own.wanted(own.positions)
+    keep, factors = dict(best), {}
+    for name in best:
+        if name in looked_at:
+            keep[name], found = own.units(name, counts[name])
+            if found is not None:
+                factors[name] = found
+    return keep, factors
+
+
 def _line(allocation: str, ranking: Ranking) -> Allocation:
     if allocation == "global":
         return Global(ranking)
     if allocation in ("local", "uniform"):
         return Even({name: len(values) for name, values in ranking.values.items()})
-    choice = "'global', 'local', 'uniform' or a mapping"
+    choice = "'global', 'local', 'uniform', 'own' or a mapping"
     raise InputError(f"The 'allocation' parameter of plan must be {choice}. Got {allocation!r} instead.")

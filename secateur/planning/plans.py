@@ -155,7 +155,7 @@ class Plan:
     def from_json(data: Mapping[str, Any]) -> Plan:
         """The plan that `to_json` wrote. Raises `CheckpointError` that names the field which is missing or wrong."""
         head = _check_head(data)
-        return _read(head, _tensors(head, "keep", torch.int64), _tensors(head, "factors", torch.float32))
+        return _read(head, _tensors(head, "keep", torch.int64), _tensors(head, "factors", torch.float64))
 
     def save(self, path: str | Path) -> Path:
         """Write the plan and return the file: JSON for slices, safetensors with packed bits for elements and blocks.

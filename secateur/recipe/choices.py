@@ -36,16 +36,21 @@ from secateur.methods import (
 )
 from secateur.optim import StochGradAdam, StochGradAdamW, sampled_adamw, sampled_sgd
 from secateur.removal import Adaptive, Decay, Fading, Multiplicative
+from secateur.sensitivity import pfp, sipp
 
 CRITERIA: dict[str, Callable[..., criteria.Scores]] = {
     "magnitude": criteria.magnitude,
+    "filter_norm": criteria.filter_norm,
     "norm_scale": criteria.norm_scale,
     "taylor": criteria.taylor,
+    "snip": criteria.snip,
+    "sipp": sipp,
+    "pfp": pfp,
     "random": criteria.random,
 }
 """What `pruning.criterion` can name."""
 
-SET_BY_RUN = ("groups", "batches", "loss", "seed")
+SET_BY_RUN = ("groups", "batches", "examples", "loss", "seed")
 """Parameters of criteria that a run fills in by itself."""
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -92,6 +97,11 @@ FADING: dict[str, type[Fading]] = {"decay": Decay, "multiplicative": Multiplicat
 
 SET_BY_REMOVAL = ("steps", "rectify", "side")
 """Parameters of removals for which a recipe has keys of their own."""
+
+
+def looks_at_data(criterion: str) -> bool:
+    """Whether a criterion of the table is made from data, and not from weights alone."""
+    return not {"batches", "examples"}.isdisjoint(parameters(CRITERIA[criterion]))
 
 
 def parameters(function: Callable[..., Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import fields
 from typing import Any, Literal, get_type_hints
 
@@ -18,6 +19,7 @@ from secateur.recipe.choices import (
     SET_BY_PRUNING,
     SET_BY_REMOVAL,
     SET_BY_RUN,
+    looks_at_data,
     parameters,
     require_known,
     require_options,
@@ -173,14 +175,18 @@ class PruningPart(Part):
     """What remains: "50% macs", "2x macs", "1.2M params"; "10% weights" for weights and blocks."""
     rounds: int = Field(default=1, ge=1)
     """How many times it is cut and fine-tuned; each round keeps the same share, the last one meets the budget."""
+    waypoints: tuple[float, ...] = ()
+    """Instead of rounds: the shares of the dense model that are left after each but the last; [] for none."""
+    steps: int = Field(default=1, ge=1)
+    """How many cuts a round makes before it is fine-tuned, each by scores of its own."""
     criterion: str = "magnitude"
-    """magnitude, norm_scale, taylor or random."""
+    """magnitude, filter_norm, norm_scale, taylor, snip, sipp, pfp or random."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of the criterion."""
     batches: int = Field(default=10, ge=1)
     """Batches of training data that a criterion with gradients looks at."""
-    allocation: Literal["global", "local", "uniform"] = default(planning.plan, "allocation")
-    """How the budget is spent over groups: one threshold, one share then single steps, or one share alone."""
+    allocation: Literal["global", "local", "uniform", "own"] = default(planning.plan, "allocation")
+    """global, one threshold; local, one share, then single steps; uniform, one share; own, what pfp and sipp bring."""
     round_to: int = Field(default=default(planning.plan, "round_to"), ge=1)
     """Widths are multiples of it."""
     minimum: float | None = Field(default=default(planning.plan, "minimum"), ge=0)
@@ -204,6 +210,30 @@ class PruningPart(Part):
         return require_known(value, CRITERIA)
 
     @model_validator(mode="after")
+    def _falls(self) -> PruningPart:
+        """See that every waypoint leaves less than the one before, and the budget less than all of them."""
+        if not self.waypoints:
+            return self
+        if "rounds" in self.model_fields_set:
+            raise MisfitError("rounds", "must be left out: 'pruning.waypoints' says how many there are.")
+        budget = planning.Budget.parse(self.budget)
+        last = {"share": budget.amount / 100, "factor": 1 / budget.amount, "absolute": 0.0}[budget.form]
+        line = (1.0, *self.waypoints, last)
+        if any(after >= before for before, after in itertools.pairwise(line)):
+            falling = f"shares in (0, 1) that fall, down to what '{self.budget}' leaves"
+            raise MisfitError("waypoints", f"must be {falling}. Got {list(self.waypoints)!r} instead.")
+        return self
+
+    @model_validator(mode="after")
+    def _units_fit(self) -> PruningPart:
+        """See that SiPP scores weights, PFP and filter norms channels."""
+        for names, units in ((("sipp",), ("weights", "blocks")), (("pfp", "filter_norm"), ("channels",))):
+            if self.criterion in names and self.units not in units:
+                named = f"must be {' or '.join(units)} for the criterion {self.criterion}"
+                raise MisfitError("units", f"{named}. Got {self.units!r} instead.")
+        return self
+
+    @model_validator(mode="after")
     def _options_fit(self) -> PruningPart:
         require_options(self.criterion, CRITERIA[self.criterion], self.options, SET_BY_RUN)
         return self
@@ -213,6 +243,11 @@ class PruningPart(Part):
         """See that a method is not told what it has no use for."""
         if self.method is not None and (given := [name for name in self.unused if name in self.model_fields_set]):
             raise MisfitError(given[0], f"must be left out: the method {self.method.name} has no use for it.")
+        if self.method is not None and self.allocation == "own":
+            raise MisfitError("allocation", f"must not be 'own': the method {self.method.name} chooses in its own way.")
+        scores = self.method is not None and self.method.takes_criterion and self.criterion != "taylor"
+        if scores and looks_at_data(self.criterion):
+            raise MisfitError("criterion", "must be 'taylor' or look at weights alone where a method prunes meanwhile.")
         return self
 
     @model_validator(mode="after")
@@ -225,10 +260,23 @@ class PruningPart(Part):
         return self
 
     @property
+    def turns(self) -> int:
+        """How many times it is cut and fine-tuned."""
+        return len(self.waypoints) + 1 if self.waypoints else self.rounds
+
+    def left(self, number: int, last: float) -> float:
+        """The share of the dense model that is left after round `number`, 0 being none; the end leaves `last`."""
+        if number == self.turns:
+            return last
+        if self.waypoints:
+            return self.waypoints[number - 1] if number else 1.0
+        return float(last ** (number / self.rounds))
+
+    @property
     def unused(self) -> tuple[str, ...]:
         """The keys that the pruning has no use for: a method chooses by itself, in rounds of its own, and proves."""
         if self.method is None:
             return ()
         chooses = not self.method.takes_criterion
         options = chooses or self.criterion == "taylor"  # of the training's own steps, as a method has it
-        return ("rounds", "batches", "verify", *["criterion"] * chooses, *["options"] * options)
+        return ("rounds", "waypoints", "steps", "batches", "verify", *["criterion"] * chooses, *["options"] * options)

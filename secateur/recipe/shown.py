@@ -48,10 +48,10 @@ def summary(recipe: Recipe) -> str:
         removal = f" with {part.method.removal.name} removal" if part.method.removal is not None else ""
         words.append(f"prune {part.units} to {part.budget} by {part.method.name}{removal}")
     elif part is not None:
-        rounds = f" in {part.rounds} rounds" if part.rounds > 1 else ""
+        rounds = f" in {part.turns} rounds" if part.turns > 1 else ""
         words.append(f"prune {part.units} to {part.budget}{rounds}")
     if part is not None and tuned is not None:
-        many = " each" if part.rounds > 1 else " meanwhile" if part.method is not None else ""
+        many = " each" if part.turns > 1 else " meanwhile" if part.method is not None else ""
         words.append(f"fine-tune for {tuned.epochs} epochs{many}")
     seeds = f"; seeds {', '.join(map(str, recipe.seeds))}" if len(recipe.seeds) > 1 else f"; seed {recipe.seeds[0]}"
     return f"{', '.join([*words, 'measure'])}{seeds}."

@@ -70,6 +70,9 @@ from secateur.training.rewinding import KeptWeights, rewind_weights
 LOGS = "logs"
 """Where the epochs of trainings are written as they pass."""
 
+ROUNDS = "rounds"
+"""Where the model of every round is left, fine-tuned, where there are several."""
+
 
 class CutRow(Row):
     """What is told of a cut, kept so that a run that goes on need not cut again.
@@ -162,8 +165,8 @@ class Run:
     def made_smaller(self, first: StageRow, part: PruningPart) -> RunRecord:
         """The record of a run that prunes what `part` says."""
         stages, cuts, small = list[StageRow](), list[CutRow](), self.dense
-        for number in range(1, part.rounds + 1):
-            turn = Round(number, part.rounds)
+        for number in range(1, part.turns + 1):
+            turn = Round(number, part.turns)
             done, small = self.pruned(part, turn, small, cuts[0].whole if cuts else None)
             cuts.append(done)
             row, small = self.reestimated(small, turn)
@@ -330,32 +333,42 @@ class Run:
         return found, made[0] if made else load(self.source.build, self.folder.stage(stage)).to(self.device)
 
     def _cut(self, part: PruningPart, turn: Round, model: nn.Module, whole: float | None) -> tuple[CutRow, nn.Module]:
-        groups = self.groups(part) if whole is None else self._found(part, model, turn.named("find groups"))
-        whole = amount(groups, part.budget) if whole is None else whole
-        with self.stage(turn.named("plan and cut")) as note:
-            scores = scores_of(part, self.recipe.the_seed, groups, self.data)
-            chosen, small = cut(part, groups, scores, round_budget(part, turn.number, whole, groups))
-            entry = _record(small)
-            plan, proof = gather.plan_row(chosen, part.budget, whole, part.round_to), gather.proof_row(entry.proof)
-            note.text = f"{plan.reached} left{', proven' if proof and proof.proven else ''}"
-        done = CutRow(
-            plan=plan,
-            groups=gather.group_rows(entry),
-            frozen=gather.frozen_rows(groups),
-            proof=proof,
-            stages=self._after_cut(groups, chosen, small, turn),
-            whole=whole,
-        )
-        return done, small
+        rows: list[CutRow] = []
+        for step in range(1, part.steps + 1):
+            first = whole is None
+            groups = self.groups(part) if first else self._found(part, model, turn.named("find groups"))
+            whole = amount(groups, part.budget) if whole is None else whole
+            with self.stage(turn.named("plan and cut")) as note:
+                scores = scores_of(part, self.recipe.the_seed, groups, self.data)
+                chosen, model = cut(part, groups, scores, round_budget(part, turn.number, step, whole, groups))
+                entry = _record(model)
+                plan, proof = gather.plan_row(chosen, part.budget, whole, part.round_to), gather.proof_row(entry.proof)
+                note.text = f"{plan.reached} left{', proven' if proof and proof.proven else ''}"
+            rows.append(
+                CutRow(
+                    plan=plan,
+                    groups=gather.group_rows(entry),
+                    frozen=gather.frozen_rows(groups),
+                    proof=proof,
+                    stages=self._after_cut(groups, chosen, model, turn, first) if step == part.steps else (),
+                    whole=whole,
+                )
+            )
+        return rows[-1].model_copy(update={"groups": _widths(rows[0], rows[-1])}), model
 
-    def _after_cut(self, groups: Groups, chosen: Plan, small: nn.Module, turn: Round) -> tuple[StageRow, ...]:
-        """The slim model as it was cut, and the masked one beside it where the two must agree."""
+    def _after_cut(
+        self, groups: Groups, chosen: Plan, small: nn.Module, turn: Round, first: bool
+    ) -> tuple[StageRow, ...]:
+        """The slim model as it was cut, and the masked one beside it where the two must agree.
+
+        `first` says that the groups are those of the dense model.
+        """
         test = self.data.test
         if groups.kind != "slices":
             return (self.measured("masked", small, test, costs(small), turn.shown),)
         rows = []
         cut_groups = [g for g in groups if len(chosen.keep[g.name]) < g.units]
-        if self.recipe.measures.masked and turn.of == 1 and all(g.proof == "exact" for g in cut_groups):
+        if self.recipe.measures.masked and first and turn.of == 1 and all(g.proof == "exact" for g in cut_groups):
             rows.append(self.measured("masked", masked(groups, chosen), test, _cost(groups)))
         return (*rows, self.measured("cut", small, test, costs(small), turn.shown))
 
@@ -385,12 +398,13 @@ class Run:
             rewind_weights(small, kept, entry.kept, entry.masks)
         with self.stage(turn.named("fine-tune")) as note:
             _, note.text = self._fit(small, turn.named("fine-tuning"), self.recipe.fine_tuned_by, methods)
-        row = self.folder.once(
-            turn.file("fine-tuned"),
-            StageRow,
-            lambda: self.measured("fine-tuned", small, self.data.test, costs(small), turn.shown),
-        )
-        return [row]
+
+        def told_of() -> StageRow:
+            if turn.of > 1:
+                save(small, self.folder.path / ROUNDS / str(turn.number), constructor=self.source.describe)
+            return self.measured("fine-tuned", small, self.data.test, costs(small), turn.shown)
+
+        return [self.folder.once(turn.file("fine-tuned"), StageRow, told_of)]
 
     def _teachers(self) -> list[Any]:
         """What the fine-tuning learns from beside the data: the dense model, moved inputs, where the recipe asks."""

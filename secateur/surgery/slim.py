@@ -17,7 +17,8 @@ from secateur.graph.repair import set_attribute, standard
 from secateur.graph.state import take_back
 from secateur.graph.terms import size
 from secateur.graph.trace import named_tensors
-from secateur.graph.units import Frozen, Group, Groups
+from secateur.graph.units import Frozen, Groups
+from secateur.masks import tensor_factors
 from secateur.planning import Budget, Plan, plan
 from secateur.surgery.record import GroupCut, Proof, Record, apply_masks, attach, record
 from secateur.surgery.scale import keep_scale
@@ -213,14 +214,12 @@ def _finish(groups: Groups, module: nn.Module, entry: Record) -> None:
 
 def _rescale(groups: Groups, module: nn.Module, plan: Plan, kept: Kept) -> None:
     """Multiply what reads each kept unit by the plan's factor for it (randomised methods)."""
-    for name, factor in plan.factors.items():
-        group: Group = groups[name]
-        values = torch.ones(group.units).index_copy_(0, plan.keep[name], factor.float())
-        for member in group.consumers or group.producers:
-            tensor = dict(named_tensors(module))[member.name][1]
-            wide = member.expand(values).expand(member.shape)
-            with torch.no_grad():
-                tensor.mul_(cut_tensor(wide, kept.get(member.name, {})).to(tensor))
+    factors = tensor_factors(groups, plan)
+    tensors = named_tensors(module) if factors else {}
+    with torch.no_grad():
+        for name, factor in factors.items():
+            tensor = tensors[name][1]
+            tensor.mul_(cut_tensor(factor, kept.get(name, {})).to(tensor))
 
 
 def _masked_copy(groups: Groups, plan: Plan, optimizer: torch.optim.Optimizer | None) -> nn.Module:

@@ -16,6 +16,7 @@ RIVER = (
     ("graph",),
     ("criteria",),
     ("planning",),
+    ("sensitivity",),
     ("removal",),
     ("masks",),
     ("surgery",),
