@@ -135,7 +135,8 @@ def _stated(call: Call) -> Iterator[tuple[str, Dim]]:
     for argument, attribute in (("groups", "groups"), ("group", "num_groups")):
         if argument in call.resize:
             yield attribute, call.resize[argument]
-    if call.op == "view" and len(dims := call["self"].dims or ()) > 1:  # batch and channels become one
+    dims = call["self"].dims if call.op == "view" else None
+    if dims is not None and len(dims) > 1:  # batch and channels become one
         yield "num_features", dims[1]
 
 

@@ -251,7 +251,7 @@ class PruningPart(Part):
         return self
 
     @model_validator(mode="after")
-    def _units_fit(self) -> PruningPart:
+    def _method_fits(self) -> PruningPart:
         """See that the method can prune such units."""
         if self.method is not None and KINDS[self.units] not in METHODS[self.method.name].takes:
             raise MisfitError(

@@ -238,7 +238,7 @@ def is_broad(call: Call) -> bool:
     if call.op != "convolution":
         return False
     channels = call["input"].shape[1] + call.outs[0].shape[1]
-    return math.prod(call["weight"].shape) > BREADTH * channels
+    return bool(math.prod(call["weight"].shape) > BREADTH * channels)
 
 
 def fits(tensors: Iterable[Tensor]) -> bool:
