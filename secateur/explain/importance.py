@@ -80,9 +80,7 @@ def permutation(
     for _ in range(repeats):
         order = torch.randperm(len(x), generator=draws)
         for j in range(x.shape[1]):
-            moved = (
-                sums + (x[order, j] - x[:, j])[:, None] * weight[:, j]
-            )  # the first layer, made anew where it differs
+            moved = sums + (x[order, j] - x[:, j])[:, None] * weight[:, j]  # the first layer, anew where it differs
             rises[j] += loss(chain(rest, first.activate(moved)), targets) - before
     return rises / repeats
 
