@@ -4,12 +4,33 @@ from __future__ import annotations
 
 import json
 import runpy
-from functools import partial
+from collections.abc import Callable
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
 from secateur.report.text import duration
 from tabled.common import RESULTS, ROOT, table
+
+Result = dict[str, Any]
+"""What a benchmark wrote."""
+
+
+def _measured(command: str) -> Callable[[Callable[[Result], str]], Callable[..., str]]:
+    """A table of what `python benchmarks/COMMAND` keeps, or a line that says how to measure it."""
+    name = command.partition(".py")[0]
+
+    def of(told: Callable[[Result], str]) -> Callable[..., str]:
+        @wraps(told)
+        def made(results: Path = RESULTS) -> str:
+            path = results / "benchmarks" / f"{name}.json"
+            if not path.exists():
+                return f"Not measured: `python benchmarks/{command}` keeps a result."
+            return told(json.loads(path.read_text()))
+
+        return made
+
+    return of
 
 
 def surgery(results: Path = RESULTS) -> str:
@@ -79,12 +100,9 @@ def _in_rounds(results: Path) -> str:
     return f" In {result['rounds']} rounds without tracing anew, the last one proven: {', '.join(told)}."
 
 
-def training(results: Path = RESULTS) -> str:
+@_measured("training.py --compile")
+def training(result: Result) -> str:
     """Images a second of `fit` beside a plain PyTorch loop."""
-    path = results / "benchmarks" / "training.json"
-    if not path.exists():
-        return "Not measured: `python benchmarks/training.py --compile` keeps a result."
-    result: dict[str, Any] = json.loads(path.read_text())
     plain, *ours = list(result["models"][0]["median"])
     lines = []
     for row in result["models"]:
@@ -104,12 +122,9 @@ def training(results: Path = RESULTS) -> str:
     )
 
 
-def step(results: Path = RESULTS) -> str:
+@_measured("step.py")
+def step(result: Result) -> str:
     """Processor time of a training step by the choices of `fit`, and the operators that take it."""
-    path = results / "benchmarks" / "step.json"
-    if not path.exists():
-        return "Not measured: `python benchmarks/step.py` keeps a result."
-    result: dict[str, Any] = json.loads(path.read_text())
     models = result["models"]
     first = {row["model"]: next(iter(row["median"].values()))["ms"] for row in models}
     lines = []
@@ -130,12 +145,9 @@ def step(results: Path = RESULTS) -> str:
     )
 
 
-def optim(results: Path = RESULTS) -> str:
+@_measured("optim.py")
+def optim(result: Result) -> str:
     """Time of a step of StochGradAdam beside torch's fused Adam and the naive version."""
-    path = results / "benchmarks" / "optim.json"
-    if not path.exists():
-        return "Not measured: `python benchmarks/optim.py` keeps a result."
-    result: dict[str, Any] = json.loads(path.read_text())
     models, targets = result["models"], result["targets"]
     lines = []
     for form in models[0]["seconds"]:
@@ -164,12 +176,9 @@ def coverage(library: str | None = None) -> str:
     return str(tables["details"](found[library]["models"]))
 
 
-def evaluate(results: Path = RESULTS) -> str:
+@_measured("evaluate.py")
+def evaluate(result: Result) -> str:
     """Time and memory of the whole evaluation of one network."""
-    path = results / "benchmarks" / "evaluate.json"
-    if not path.exists():
-        return "Not measured: `python benchmarks/evaluate.py` keeps a result."
-    result: dict[str, Any] = json.loads(path.read_text())
     target, parts = result["target"], result["parts"]
     corrupted = sum(seconds for name, seconds in parts.items() if name.startswith("corruption"))
     others = [[name, duration(seconds)] for name, seconds in parts.items() if not name.startswith("corruption")]
@@ -182,12 +191,9 @@ def evaluate(results: Path = RESULTS) -> str:
     )
 
 
-def corruptions(results: Path = RESULTS) -> str:
+@_measured("corruptions.py")
+def corruptions(result: Result) -> str:
     """Images a second of every corruption beside imagecorruptions."""
-    path = results / "benchmarks" / "corruptions.json"
-    if not path.exists():
-        return "Not measured: `python benchmarks/corruptions.py` keeps a result."
-    result: dict[str, Any] = json.loads(path.read_text())
     heads, rows = ["images a second"], dict[str, list[str]]()
     for size in result["sizes"]:
         heads += [f"{size['size']}x{size['size']}", "imagecorruptions", "ratio"]
