@@ -38,6 +38,9 @@ from secateur.surgery.record import Proof, Record
 from secateur.training import History
 from secateur.version import __version__
 
+NAMED = 1000
+"""Units that one row of a story names; a network has a million single weights."""
+
 UNITS = {"slices": "channels", "elements": "weights", "blocks": "blocks"}
 """What a person calls the units of each kind of groups."""
 
@@ -119,8 +122,12 @@ def frozen_rows(groups: Groups) -> tuple[FrozenRow, ...]:
 
 
 def leaving_rows(story: Story) -> tuple[LeavingRow, ...]:
-    """What happened to units while a method pruned."""
-    return tuple(LeavingRow(step=e.step, group=e.group, what=e.what, units=e.units, kept=e.kept) for e in story.events)
+    """What happened to units while a method pruned; of more than `NAMED` at once only how many they were."""
+    rows = []
+    for e in story.events:
+        told = {"units": e.units, "kept": e.kept} if len(e.units) <= NAMED else {"units": (), "many": len(e.units)}
+        rows.append(LeavingRow(step=e.step, group=e.group, what=e.what, **told))
+    return tuple(rows)
 
 
 def proof_row(proof: Proof | None) -> ProofRow | None:

@@ -35,9 +35,9 @@ def totals(rows: Sequence[LeavingRow]) -> dict[str, list[tuple[int, int]]]:
     now = dict.fromkeys(KINDS, 0)
     for step in sorted({row.step for row in rows}):
         for row in (row for row in rows if row.step == step):
-            now[row.what] += len(row.units)
+            now[row.what] += row.count
             if row.what != "leaving":
-                now["leaving"] -= len(row.units)
+                now["leaving"] -= row.count
         for name, line in found.items():
             line.append((step, now[name]))
     return found
@@ -48,7 +48,7 @@ def by_group(rows: Sequence[LeavingRow]) -> list[GroupLine]:
     lines = []
     for name in dict.fromkeys(row.group for row in rows):
         own = [row for row in rows if row.group == name]
-        many = {what: sum(len(row.units) for row in own if row.what == what) for what in KINDS}
+        many = {what: sum(row.count for row in own if row.what == what) for what in KINDS}
         kept = [share for row in own if row.what == "released" for share in row.kept]
         mean = sum(kept) / len(kept) if kept else None
         lines.append(GroupLine(name, many["leaving"], many["released"], many["gone"], mean))
@@ -56,7 +56,7 @@ def by_group(rows: Sequence[LeavingRow]) -> list[GroupLine]:
 
 
 def fought_for(rows: Sequence[LeavingRow]) -> list[Fought]:
-    """Every unit that was released, those released most often first."""
+    """Every unit that was released and is named, those released most often first."""
     return Story([Event(row.step, row.group, row.what, row.units, row.kept) for row in rows]).fought_for()
 
 

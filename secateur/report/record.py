@@ -219,7 +219,8 @@ class PlanRow(Row):
 class LeavingRow(Row):
     """What became of units of one group at one step of a training that prunes.
 
-    `what` is leaving, released or gone. Of units released, `kept` is the share of its norm that each had left.
+    `what` is leaving, released or gone. Of units released, `kept` is the share of its norm that each had left. Where
+    there were too `many` to name them, neither is told.
     """
 
     step: int
@@ -227,6 +228,12 @@ class LeavingRow(Row):
     what: Literal["leaving", "released", "gone"]
     units: tuple[int, ...]
     kept: tuple[float, ...] = ()
+    many: int | None = None
+
+    @property
+    def count(self) -> int:
+        """How many units they were."""
+        return len(self.units) if self.many is None else self.many
 
 
 class Hardware(Row):

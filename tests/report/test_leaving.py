@@ -7,7 +7,7 @@ from made import made_record
 
 from secateur.methods import Event, Story
 from secateur.report import render
-from secateur.report.gather import leaving_rows
+from secateur.report.gather import NAMED, leaving_rows
 from secateur.report.leaving import by_group, fought_for, totals
 from secateur.report.record import RunRecord
 
@@ -33,6 +33,19 @@ def test_a_story_by_hand():
     assert (conv.started, conv.released, conv.gone, conv.kept) == (3, 2, 1, 0.375)
     assert (fc.started, fc.released, fc.gone, fc.kept) == (1, 0, 1, None)
     assert [(one.unit, one.kept, one.stayed) for one in fought_for(rows)] == [(2, 0.5, True), (5, 0.25, False)]
+
+
+def test_many_units_at_once_are_counted_and_not_named():
+    made = Story()
+    made.add([Event.of(step, "fc", what, torch.arange(NAMED + 1)) for step, what in ((1, "leaving"), (2, "gone"))])
+    rows = leaving_rows(made)
+    assert [(row.units, row.count) for row in rows] == [((), NAMED + 1)] * 2
+    assert totals(rows) == {
+        "leaving": [(1, NAMED + 1), (2, 0)],
+        "released": [(1, 0), (2, 0)],
+        "gone": [(1, 0), (2, NAMED + 1)],
+    }
+    assert by_group(rows)[0].gone == NAMED + 1
 
 
 def test_the_page_tells_it_and_the_record_keeps_it(tmp_path):
