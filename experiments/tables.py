@@ -10,15 +10,14 @@ import re
 import sys
 from collections.abc import Callable
 
-from tabled import breast_cancer, decay, recipes, runs, speed
+from tabled import breast_cancer, decay, learned_sparsity, recipes, runs, speed
 from tabled.common import ROOT
 
 from secateur.errors import SecateurError
 
+TOPICS = (runs, speed, recipes, decay, learned_sparsity, breast_cancer)
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
-TABLES: dict[str, Callable[[], str]] = {
-    name: make for topic in (runs, speed, recipes, decay, breast_cancer) for name, make in topic.TABLES.items()
-}
+TABLES: dict[str, Callable[[], str]] = {name: make for topic in TOPICS for name, make in topic.TABLES.items()}
 
 
 def written(text: str) -> str:

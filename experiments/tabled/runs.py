@@ -18,6 +18,10 @@ def _link(title: str, records: list[RunRecord]) -> str:
     return f"[{title}]({where}): {first.model}, {first.data}{asked}, {epochs(first)} epochs"
 
 
+TOLD_ELSEWHERE = ("decay_pruning/", "learned_sparsity/")
+"""Questions that have tables of their own."""
+
+
 def runs(found: Records | None = None) -> str:
     """One row an experiment that prunes."""
     stages: tuple[StageName, ...] = ("dense", "cut", "batch norm re-estimated", "fine-tuned")
@@ -31,7 +35,7 @@ def runs(found: Records | None = None) -> str:
             ratio([record.ratio("latency") for record in records]),
         ]
         for title, records in (gathered() if found is None else found).items()
-        if records[0].plan is not None
+        if records[0].plan is not None and not title.startswith(TOLD_ELSEWHERE)
     ]
     head = ["run", "seeds", "dense", "cut", "+ batch norm", "+ fine-tuning", "MACs", "parameters", "latency"]
     return f"{table(head, lines)}\n\n{ACCURACIES}"
