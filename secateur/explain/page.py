@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from secateur.explain.content import content, stops
@@ -19,11 +17,13 @@ from secateur.explain.structure import subgraph
 from secateur.explain.study import Study
 from secateur.explain.symmetry import map_symmetry
 from secateur.files import atomic_write
-from secateur.report import charts, text
+from secateur.report import charts
+from secateur.report.page import environment
 from secateur.sparse import live
 from secateur.version import __version__
 
 FILE = "pathways.html"
+SOURCES = ("report.css", "pathways.css", "pathways.js")
 
 
 def write(study: Study, path: str | Path) -> Path:
@@ -39,7 +39,7 @@ def write(study: Study, path: str | Path) -> Path:
 def render(study: Study) -> str:
     """The page as text. Every name that comes from data or a model is escaped."""
     orders = untangled(study.drawn)
-    template = _environment().get_template("pathways.html")
+    template = environment("explain", sources=SOURCES).get_template("pathways.html")
     return template.render(
         study=study,
         version=__version__,
@@ -59,18 +59,6 @@ def render(study: Study) -> str:
         matrix=matrix(study),
         mirrored=_mirrored(study),
     )
-
-
-@cache
-def _environment() -> Environment:
-    loader = ChoiceLoader([PackageLoader("secateur", "explain"), PackageLoader("secateur", "report")])
-    made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    for name in ("count", "share", "number"):
-        made.filters[name] = getattr(text, name)
-    for name in ("report.css", "pathways.css", "pathways.js"):
-        source, _, _ = loader.get_source(made, name)
-        made.globals[name.replace(".", "_")] = Markup(source)  # the package's own files
-    return made
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from secateur.files import atomic_write
@@ -69,14 +69,17 @@ def render(record: RunRecord, trusted: TrustRecord | None = None) -> str:
 
 
 @cache
-def environment() -> Environment:
-    """The package's templates, with its words for numbers; everything is escaped."""
-    loader = PackageLoader("secateur", "report")
+def environment(*folders: str, sources: tuple[str, ...] = ("report.css", "report.js")) -> Environment:
+    """Templates of the report and of other `folders` of the package, with its words for numbers; all is escaped.
+
+    Templates find each of the `sources` by its name, with an underscore for the point.
+    """
+    loader = ChoiceLoader([PackageLoader("secateur", folder) for folder in (*folders, "report")])
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     for name in ("count", "size", "share", "points", "number", "milliseconds", "duration", "ratio", "error"):
         made.filters[name] = getattr(text, name)
     made.globals["width_bar"] = charts.width_bar
-    for name in ("report.css", "report.js"):
+    for name in sources:
         source, _, _ = loader.get_source(made, name)
         made.globals[name.replace(".", "_")] = Markup(source)  # the package's own files
     return made
