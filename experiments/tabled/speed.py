@@ -78,7 +78,8 @@ def _over_all(results: Path) -> str:
     ours, proven = (f"**{result['medians'][tool]['cold']:.2f}**" for tool in ("secateur", "secateur, proven"))
     done = sum(not row["failed"] for row in result["models"])
     text = (
-        f" Over all {len(result['models'])} classification models of torchvision (`--models all`), the median ratio is "
+        f" Over all {len(result['models'])} classification models of torchvision (`--models all`, first call, CPU "
+        f"threads: {result['threads']}, repeats: {result['repeats']}), the median ratio is "
         f"{ours}, {proven} with the proof, of the {done} that both can do."
     )
     for tool, name in (("torch-pruning", "Torch-Pruning"), ("secateur, proven", "Secateur")):
