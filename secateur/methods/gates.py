@@ -13,6 +13,7 @@ In the form with two logits d = theta_0 - theta_1.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -28,30 +29,42 @@ if TYPE_CHECKING:
 Mode = Literal["whole", "sampled", "fixed"]
 
 
+def logistic_noise(count: int, generator: torch.Generator) -> Tensor:
+    """`count` logistic numbers L = log u - log(1 - u), float32 `[count]`, from a generator on the CPU.
+
+    u has 16 bits, four of them out of one draw, since drawing is what costs: (k + 1/2) / 2^16, so that chances are exact
+    to 2^-17 and |L| is at most 11.8.
+    """
+    words = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    return words.view(torch.int16)[:count].float().mul_(2**-16).add_(0.5 + 2**-17).logit_()
+
+
 def hard_sample(logits: Tensor, noise: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Gates of 0 and 1 from logits and logistic noise, and the slope of the soft sample, all of one shape."""
+    """Gates of 0 and 1 from logits and logistic noise, and the soft sample, all of one shape."""
     lifted = logits + noise
-    soft = torch.sigmoid(lifted / temperature)
-    return (lifted > 0).to(logits.dtype), torch.addcmul(soft, soft, soft, value=-1).div_(temperature)
+    sample = torch.gt(lifted, 0, out=torch.empty_like(lifted))  # in the type of the logits, without a bool between
+    return sample, lifted.div_(temperature).sigmoid_()
 
 
 class StraightThrough(torch.autograd.Function):
     """A hard sample that passes gradients to its logits by the slope of the soft one.
 
-    >>> StraightThrough.apply(logits, *hard_sample(logits.detach(), noise, 3.0))
+    >>> StraightThrough.apply(logits, *hard_sample(logits.detach(), noise, 3.0), 3.0)
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, sample: Tensor, slope: Tensor) -> Tensor:  # noqa: ARG004 - for its gradient
+    def forward(ctx: Any, logits: Tensor, sample: Tensor, soft: Tensor, temperature: float) -> Tensor:  # noqa: ARG004
         """The sample as it is."""
-        ctx.save_for_backward(slope)
+        ctx.save_for_backward(soft)
+        ctx.temperature = temperature
         return sample.view_as(sample)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        """The gradient of the soft sample, with the same noise."""
-        (slope,) = ctx.saved_tensors
-        return gradients[0] * slope, None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        """The gradient of the soft sample, with the same noise: s (1 - s) / tau."""
+        (soft,) = ctx.saved_tensors
+        slope = torch.ops.aten.sigmoid_backward(gradients[0], soft)
+        return slope.div_(ctx.temperature), None, None, None
 
 
 class Gates:
@@ -87,6 +100,7 @@ class Gates:
             )
             self.logits[group.name] = nn.Parameter(start.clone().to(device))
         self._drawn: dict[str, tuple[Tensor, Tensor]] = {}
+        self._shared: dict[str, Tensor] = {}
         self.noise = {name: torch.zeros(len(p), device=p.device) for name, p in self.logits.items()}
         for name, readers in places.items():
             path, _, attribute = name.rpartition(".")
@@ -103,8 +117,10 @@ class Gates:
     def draw(self, generator: torch.Generator) -> None:
         """Make the next sample, of the gates as they are now: noise anew, from a generator on the CPU."""
         self._drawn.clear()
-        for name, noise in self.noise.items():
-            self.noise[name] = torch.rand(len(noise), generator=generator).logit_().to(noise.device)
+        self._shared.clear()
+        drawn = logistic_noise(sum(map(len, self.noise.values())), generator)
+        parts = drawn.split([len(noise) for noise in self.noise.values()])
+        self.noise = {n: part.to(noise.device) for (n, noise), part in zip(self.noise.items(), parts, strict=True)}
 
     def fix(self, opened: Mapping[str, Tensor]) -> None:
         """Let the gates be as they are told from now on: group name -> bool of shape `[units]`."""
@@ -132,12 +148,21 @@ class Gates:
             parameter.add_(torch.stack([half, -half], dim=1))
 
     def sample(self, name: str) -> Tensor:
-        """The present hard sample of a group, shape `[units]`, with its graph."""
+        """The present hard sample of a group, shape `[units]`, with its graph: one for all who ask before a backward."""
+        if name in self._shared and torch.is_grad_enabled():
+            return self._shared[name]
         difference = self.difference(name)
         if name not in self._drawn:  # gates stand still from one draw to the next
             self._drawn[name] = hard_sample(difference.detach(), self.noise[name], self.temperature)
-        sampled: Tensor = StraightThrough.apply(difference, *self._drawn[name])
+        sampled: Tensor = StraightThrough.apply(difference, *self._drawn[name], self.temperature)
+        if sampled.requires_grad:
+            self._shared[name] = sampled
+            sampled.register_hook(partial(self._used_up, name))
         return sampled
+
+    def _used_up(self, name: str, gradient: Tensor) -> None:  # noqa: ARG002 - a hook that leaves it as it is
+        """A backward has gone through the sample: its graph is freed, so the next who asks gets one of their own."""
+        self._shared.pop(name, None)
 
     def value(self, name: str, *, training: bool) -> Tensor:
         """What the units of a group are multiplied by, shape `[units]`."""

@@ -63,7 +63,7 @@ def started(method):
 def test_a_hard_sample_and_its_gradient_by_hand():
     logits = torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64, requires_grad=True)
     noise = torch.tensor([-1.0, 3.0, -2.0], dtype=torch.float64)
-    z = StraightThrough.apply(logits, *hard_sample(logits.detach(), noise, 2.0))
+    z = StraightThrough.apply(logits, *hard_sample(logits.detach(), noise, 2.0), 2.0)
     assert z.tolist() == [0.0, 1.0, 0.0]  # 0 is not above 0
     (z * torch.tensor([1.0, 10.0, 100.0])).sum().backward()
     soft = [1 / (1 + math.exp(-lifted / 2)) for lifted in (-0.5, 2.0, 0.0)]
@@ -92,7 +92,7 @@ def test_gates_are_open_as_often_as_the_sigmoid_of_their_logit_says(numbers, tem
 def test_the_temperature_shapes_the_gradient_as_published(d, tau, factor):
     noise = torch.rand(2_000_000, generator=torch.Generator().manual_seed(0)).logit()
     logits = torch.full_like(noise, d, requires_grad=True)
-    StraightThrough.apply(logits, *hard_sample(logits.detach(), noise, float(tau))).sum().backward()
+    StraightThrough.apply(logits, *hard_sample(logits.detach(), noise, float(tau)), float(tau)).sum().backward()
     assert float(logits.grad.mean()) == pytest.approx(factor, rel=0.02)
 
 
