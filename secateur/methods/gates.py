@@ -32,8 +32,8 @@ Mode = Literal["whole", "sampled", "fixed"]
 def logistic_noise(count: int, generator: torch.Generator) -> Tensor:
     """`count` logistic numbers L = log u - log(1 - u), float32 `[count]`, from a generator on the CPU.
 
-    u has 16 bits, four of them out of one draw, since drawing is what costs: (k + 1/2) / 2^16, so that chances are exact
-    to 2^-17 and |L| is at most 11.8.
+    u has 16 bits, four of them out of one draw, since drawing is what costs: (k + 1/2) / 2^16. So chances are exact to
+    2^-17, and |L| is at most 11.8.
     """
     words = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
     return words.view(torch.int16)[:count].float().mul_(2**-16).add_(0.5 + 2**-17).logit_()
@@ -148,7 +148,7 @@ class Gates:
             parameter.add_(torch.stack([half, -half], dim=1))
 
     def sample(self, name: str) -> Tensor:
-        """The present hard sample of a group, shape `[units]`, with its graph: one for all who ask before a backward."""
+        """The present hard sample of a group, shape `[units]`; before a backward all who ask share one graph."""
         if name in self._shared and torch.is_grad_enabled():
             return self._shared[name]
         difference = self.difference(name)
