@@ -112,7 +112,7 @@ def mask_memory(name: str, device: str) -> float:
     """The most that is held while masks are made, as a share of the gradients' memory."""
     import torch
 
-    from secateur.optim.hashing import Draw
+    from secateur.hashing import Draw
     from secateur.optim.places import bases, pieces, place
 
     params = [torch.empty(size, device="meta") for size in shapes(name)]

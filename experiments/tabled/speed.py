@@ -211,8 +211,31 @@ def corruptions(result: Result) -> str:
     )
 
 
+@_measured("gates.py --save")
+def gates(result: Result) -> str:
+    """What gates add to a training step, and what a network of few edges saves in inference."""
+    targets = result["targets"]
+    steps = [
+        [
+            f"{row['model']}, batch of {row['batch']}",
+            f"{1000 * row['plain']:.1f} ms",
+            f"{1000 * row['gated']:.1f} ms",
+            f"{row['ratio']:.2f}x (at most {targets['step']:g}x asked)",
+        ]
+        for row in result["steps"]
+    ]
+    forms = [[row["form"], f"{1000 * row['seconds']:.2f} ms", f"{row['times']:.1f}x"] for row in result["inference"]]
+    clock = "Processor time on 1 thread" if result["threads"] == 1 else f"Time on {result['threads']} threads"
+    return (
+        f"{table(['training step', 'plain', 'with gates', 'ratio'], steps)}\n\n"
+        f"{table(['399 edges, batch of 256', 'time', 'faster than dense'], forms)}\n\n{clock} of {result['cpu']}, "
+        f"medians of {result['repeats']} taken in turn; at least {targets['inference']:g}x is asked of a compact "
+        f"network. torch {result['versions']['torch'].partition('+')[0]}; `python benchmarks/gates.py`."
+    )
+
+
 TABLES = {
     "surgery": surgery, "training": training, "step": step, "optim": optim, "coverage": coverage,
-    "evaluate": evaluate, "corruptions": corruptions,
+    "evaluate": evaluate, "corruptions": corruptions, "gates": gates,
     **{f"coverage of {name}": partial(coverage, name) for name in ("torchvision", "timm", "transformers")},
 }  # fmt: skip

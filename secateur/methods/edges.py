@@ -14,8 +14,8 @@ from secateur.planning.fitting import Target
 class Edges:
     """Edges as a function of units: what the budget of `target` counts, less what remains when every gate is closed.
 
-    For single weights they are the weights that are kept. Costs of groups are products of widths, so they are extended
-    around the nearest whole widths by their slopes, which is exact to first order (and the gradient with it).
+    For single weights they are the weights that are kept, a sum. Costs of groups are products of widths, so they are
+    extended around the nearest whole widths by their slopes, which is exact to first order (and the gradient with it).
     """
 
     def __init__(self, groups: Groups, target: Target, gated: list[str]) -> None:
@@ -25,9 +25,15 @@ class Edges:
         self.dense = target.spent() - self.fixed
         self.asked = max(1.0, target.asked - self.fixed)
         self._slopes: tuple[dict[str, int], dict[str, float]] = ({}, {})
+        self._line: Tensor | None = None
+        if target.groups.kind == "elements":
+            self._line = torch.tensor(list(self.slopes(self.units).values()))
 
     def expected(self, units: Mapping[str, Tensor]) -> Tensor:
         """The edges for an expected number of units of each gated group (scalars with a graph)."""
+        if self._line is not None:
+            numbers = torch.stack(list(units.values()))
+            return numbers @ self._line.to(numbers)
         at = {name: min(self.units[name], max(0, round(float(n.detach())))) for name, n in units.items()}
         slopes = self.slopes(at)
         moved = torch.stack([slopes[name] * (n - at[name]) for name, n in units.items()]).sum()

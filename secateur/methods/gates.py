@@ -1,19 +1,11 @@
-"""Gates that open and close while their network trains: hard samples with the gradient of soft ones.
+"""Gates that open and close while their network trains, as parametrisations of its weights.
 
-E. Jang, S. Gu & B. Poole, Categorical Reparameterization with Gumbel-Softmax (arXiv 1611.01144), for two categories.
-The difference of two Gumbel variables is logistic, so one number a gate is enough. With logit d, temperature tau and
-L = log u - log(1 - u), u uniform in (0, 1),
-
-    forward     z = 1 if d + L > 0 else 0           P(z = 1) = sigmoid(d), whatever tau
-    backward    dz/dd := s (1 - s) / tau,           s = sigmoid((d + L) / tau)
-
-In the form with two logits d = theta_0 - theta_1.
+How a gate is sampled is said in `secateur.methods.sampling`. In the form with two logits d = theta_0 - theta_1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -21,50 +13,14 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from secateur.errors import InputError
-from secateur.graph.units import Group, Groups, Member
+from secateur.graph.units import Blocks, Group, Groups, Member
+from secateur.hashing import Draw
+from secateur.methods.sampling import Drawn, Gated, StraightThrough, draw_all, native_fits
 
 if TYPE_CHECKING:
     from secateur.training.state import State
 
 Mode = Literal["whole", "sampled", "fixed"]
-
-
-def logistic_noise(count: int, generator: torch.Generator) -> Tensor:
-    """`count` logistic numbers L = log u - log(1 - u), float32 `[count]`, from a generator on the CPU.
-
-    u has 16 bits, four of them out of one draw, since drawing is what costs: (k + 1/2) / 2^16. So chances are exact to
-    2^-17, and |L| is at most 11.8.
-    """
-    words = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
-    return words.view(torch.int16)[:count].float().mul_(2**-16).add_(0.5 + 2**-17).logit_()
-
-
-def hard_sample(logits: Tensor, noise: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Gates of 0 and 1 from logits and logistic noise, and the soft sample, all of one shape."""
-    lifted = logits + noise
-    sample = torch.gt(lifted, 0, out=torch.empty_like(lifted))  # in the type of the logits, without a bool between
-    return sample, lifted.div_(temperature).sigmoid_()
-
-
-class StraightThrough(torch.autograd.Function):
-    """A hard sample that passes gradients to its logits by the slope of the soft one.
-
-    >>> StraightThrough.apply(logits, *hard_sample(logits.detach(), noise, 3.0), 3.0)
-    """
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, sample: Tensor, soft: Tensor, temperature: float) -> Tensor:  # noqa: ARG004
-        """The sample as it is."""
-        ctx.save_for_backward(soft)
-        ctx.temperature = temperature
-        return sample.view_as(sample)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        """The gradient of the soft sample, with the same noise: s (1 - s) / tau."""
-        (soft,) = ctx.saved_tensors
-        slope = torch.ops.aten.sigmoid_backward(gradients[0], soft)
-        return slope.div_(ctx.temperature), None, None, None
 
 
 class Gates:
@@ -99,13 +55,15 @@ class Gates:
                 else torch.stack([first / 2, -first / 2]).expand(group.units, 2)
             )
             self.logits[group.name] = nn.Parameter(start.clone().to(device))
-        self._drawn: dict[str, tuple[Tensor, Tensor]] = {}
-        self._shared: dict[str, Tensor] = {}
-        self.noise = {name: torch.zeros(len(p), device=p.device) for name, p in self.logits.items()}
+        self._draw = Draw(0, 0, 1.0)
+        self._drawn: dict[str, Drawn] = {}
+        self._shared: dict[str, tuple[Tensor, Tensor]] = {}
+        self._counts: dict[str, Tensor] = {}
+        self._native = native_fits([p.detach() for p in self.logits.values()])
         for name, readers in places.items():
             path, _, attribute = name.rpartition(".")
             module = self.model.get_submodule(path)
-            parametrize.register_parametrization(module, attribute, _Gated(self, readers))
+            parametrize.register_parametrization(module, attribute, _Gate(self, readers))
         self.names = tuple(places)
 
     def remove(self) -> None:
@@ -114,13 +72,17 @@ class Gates:
             path, _, attribute = name.rpartition(".")
             parametrize.remove_parametrizations(self.model.get_submodule(path), attribute, leave_parametrized=False)
 
-    def draw(self, generator: torch.Generator) -> None:
-        """Make the next sample, of the gates as they are now: noise anew, from a generator on the CPU."""
-        self._drawn.clear()
-        self._shared.clear()
-        drawn = logistic_noise(sum(map(len, self.noise.values())), generator)
-        parts = drawn.split([len(noise) for noise in self.noise.values()])
-        self.noise = {n: part.to(noise.device) for (n, noise), part in zip(self.noise.items(), parts, strict=True)}
+    def draw(self, seed: int, step: int) -> None:
+        """Make the next sample, of the gates as they are when it is first asked for: a function of seed and step."""
+        self._draw = Draw(seed, step, 1.0)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._drawn, self._shared, self._counts = {}, {}, {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the graphs of this step, which cannot be copied."""
+        return {**vars(self), "_shared": {}, "_counts": {}}
 
     def fix(self, opened: Mapping[str, Tensor]) -> None:
         """Let the gates be as they are told from now on: group name -> bool of shape `[units]`."""
@@ -148,21 +110,39 @@ class Gates:
             parameter.add_(torch.stack([half, -half], dim=1))
 
     def sample(self, name: str) -> Tensor:
-        """The present hard sample of a group, shape `[units]`; before a backward all who ask share one graph."""
+        """The present hard sample of a group, shape `[units]`, with its graph: one for all who ask."""
+        return self._sampled(name)[0]
+
+    def count(self, name: str) -> Tensor:
+        """How many gates of a group are open in the present sample, a scalar with its graph."""
+        if name in self._counts and torch.is_grad_enabled():
+            return self._counts[name]
+        return self._sampled(name)[1]
+
+    def through(self, weight: Tensor, name: str) -> Tensor:
+        """A weight as the present sample of a group lets it through, whose gates are those of its entries, in order."""
+        if not self._native or weight.dtype != torch.float32 or not weight.is_contiguous():
+            return weight * self.sample(name).view_as(weight).to(weight.dtype)
+        gated, count = Gated.apply(weight, self.difference(name), *self._present(name))
+        if count.requires_grad:
+            self._counts[name] = count
+        passed: Tensor = gated
+        return passed
+
+    def _present(self, name: str) -> Drawn:
+        """The sample without a graph; gates stand still from one draw to the next."""
+        if not self._drawn:
+            found = draw_all([d for _, d in self.differences()], self._draw, self.temperature)
+            self._drawn = dict(zip(self.logits, found, strict=True))
+        return self._drawn[name]
+
+    def _sampled(self, name: str) -> tuple[Tensor, Tensor]:
         if name in self._shared and torch.is_grad_enabled():
             return self._shared[name]
-        difference = self.difference(name)
-        if name not in self._drawn:  # gates stand still from one draw to the next
-            self._drawn[name] = hard_sample(difference.detach(), self.noise[name], self.temperature)
-        sampled: Tensor = StraightThrough.apply(difference, *self._drawn[name], self.temperature)
-        if sampled.requires_grad:
+        sampled: tuple[Tensor, Tensor] = StraightThrough.apply(self.difference(name), *self._present(name))
+        if sampled[0].requires_grad:
             self._shared[name] = sampled
-            sampled.register_hook(partial(self._used_up, name))
         return sampled
-
-    def _used_up(self, name: str, gradient: Tensor) -> None:  # noqa: ARG002 - a hook that leaves it as it is
-        """A backward has gone through the sample: its graph is freed, so the next who asks gets one of their own."""
-        self._shared.pop(name, None)
 
     def value(self, name: str, *, training: bool) -> Tensor:
         """What the units of a group are multiplied by, shape `[units]`."""
@@ -171,16 +151,20 @@ class Gates:
         return self.sample(name) if training else (self.difference(name) > 0).to(self.logits[name].dtype)
 
 
-class _Gated(nn.Module):
+class _Gate(nn.Module):
     """A weight as the gates of its units let it through."""
 
     def __init__(self, gates: Gates, readers: list[tuple[str, Member]]) -> None:
         super().__init__()
         self._gates, self._readers = gates, readers
+        (name, member), single = readers[0], len(readers) == 1
+        self._own = name if single and isinstance(member, Blocks) and member.block == (1, 1) else None
 
     def forward(self, weight: Tensor) -> Tensor:
         if self._gates.mode == "whole":
             return weight
+        if self._own is not None and self._gates.mode == "sampled" and self.training:
+            return self._gates.through(weight, self._own)
         for name, member in self._readers:
             weight = weight * member.expand(self._gates.value(name, training=self.training).to(weight.dtype))
         return weight

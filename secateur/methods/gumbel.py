@@ -1,7 +1,7 @@
 """Gumbel gates: weights and topology are learned together, by gradient descent on gates that have a price.
 
 Z. Zhang, R. Tao & J. Zhang, Neural Network Pruning by Gradient Descent (arXiv 2311.12526). With weights w, gates z that
-are sampled hard (`secateur.methods.gates`) and E expected edges,
+are sampled hard (`secateur.methods.sampling`) and E expected edges,
 
     loss = L(w z) + price(E, t)                  prices: `secateur.methods.prices`
     in the end a unit stays if its gate is more likely open than closed, d > 0
@@ -30,6 +30,7 @@ from secateur.methods.gates import Gates, take_leave
 from secateur.methods.guards import Guard
 from secateur.methods.prices import Price, Standing, parse_price
 from secateur.methods.pruner import Pruner
+from secateur.methods.sampling import adam_step
 from secateur.methods.snapshots import Snapshot, Snapshots
 from secateur.planning import Budget
 from secateur.schedule import Schedule
@@ -127,7 +128,7 @@ class Gumbel(Pruner):
         self.guard = Guard(self.groups, self.gates, self.outputs)
         parameters = list(self.gates.logits.values())
         self._adam = Adam(parameters, lr=self.lr, eps=1e-12, fused=parameters[0].device.type in ("cpu", "cuda"))
-        self._seed, self._drawn = state.seed, -1
+        self._seed, self._drawn = derive(state.seed, "gumbel"), -1
         self._begin = self.first if self.start > 0 else 0
         return [{"params": parameters, "lr": self.lr, "weight_decay": 0.0}]
 
@@ -147,10 +148,9 @@ class Gumbel(Pruner):
     def look(self, state: State) -> None:
         """Move the gates; the optimizer of the weights finds no gradient for them."""
         parameters = list(self.gates.logits.values())
-        found = [p.grad for p in parameters if p.grad is not None]
+        reached = [p for p in parameters if p.grad is not None]
         self.guard.look_for_paths(state.model, state.batches[0][0], self.edges.asked)
-        if self.gates.mode == "sampled" and found and all(bool(g.sum().isfinite()) for g in found):
-            self._adam.step()
+        if self.gates.mode == "sampled" and reached and adam_step(self._adam, reached):
             with torch.no_grad():
                 self._after_gates(state.step)
         for parameter in parameters:
@@ -227,8 +227,7 @@ class Gumbel(Pruner):
 
     def _ready(self, step: int) -> None:
         """Let the gates be sampled in the step that follows `step`: a function of the seed and the step alone."""
-        generator = torch.Generator().manual_seed(derive(self._seed, "gumbel", step))
-        self.gates.draw(generator)
+        self.gates.draw(self._seed, step)
         progress, schedule = self._progress(step), self.temperature
         self.gates.temperature = float(schedule(progress) if callable(schedule) else schedule)
         self.gates.mode, self._drawn = "sampled", step
@@ -244,11 +243,11 @@ class Gumbel(Pruner):
     def _standing(self, step: int, count: Literal["expected", "sample", "open"] = "expected") -> Standing:
         """Where the edges stand: those expected, of this step's sample, or of gates that are most likely open."""
         counted: dict[str, Callable[[str], Tensor]] = {
-            "expected": lambda name: self.gates.difference(name).sigmoid(),
-            "sample": self.gates.sample,
-            "open": lambda name: self.gates.difference(name) > 0,
+            "expected": lambda name: self.gates.difference(name).sigmoid().sum(),
+            "sample": self.gates.count,
+            "open": lambda name: (self.gates.difference(name) > 0).sum(),
         }
-        units = {name: counted[count](name).sum() for name in self.gates.logits}
+        units = {name: counted[count](name) for name in self.gates.logits}
         return Standing(self.edges.expected(units), self.edges.asked, self.edges.dense, self._progress(step))
 
     def _after_gates(self, step: int) -> None:

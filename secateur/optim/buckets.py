@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secateur.hashing import Draw
 from secateur.optim.gradients import choose
-from secateur.optim.hashing import Draw
 from secateur.optim.kernel import Ready
 from secateur.optim.native import Table
 from secateur.optim.places import Batch, Hasher, Piece, batches, chunk_of, grid

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from secateur.errors import InputError
-from secateur.optim.hashing import Draw
+from secateur.hashing import Draw
 from secateur.optim.places import GRANULARITIES, Place, local, pieces
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

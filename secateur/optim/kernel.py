@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.optim.hashing import Draw, hashed, signed
+from secateur.hashing import Draw, hashed, signed
 from secateur.optim.native import Table
 from secateur.optim.places import Grid, Place, grid
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
-from secateur.optim.hashing import Draw
+from secateur.hashing import Draw
 from secateur.optim.places import Granularity, Place, local, whole_mask
 
 TAU, SMOOTHING = 2.0, 0.9  # of Magma's alignment

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from secateur.errors import InputError
-from secateur.optim.hashing import FIRST, SECOND, Draw
+from secateur.hashing import FIRST, SECOND, Draw
 from secateur.optim.places import grid
 
 SOURCE = """

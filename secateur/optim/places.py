@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from secateur.optim.hashing import Draw, signed
+from secateur.hashing import Draw, signed
 
 Granularity = Literal["element", "row", "tensor"]
 GRANULARITIES = ("element", "row", "tensor")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from secateur.optim.hashing import Draw
+from secateur.hashing import Draw
 from secateur.optim.places import bases, local, place, whole_mask
 from secateur.optim.sampling import sampler_of
 from secateur.optim.weights import check_number, matrices

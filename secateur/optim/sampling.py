@@ -26,8 +26,8 @@ from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
 from secateur.errors import InputError
+from secateur.hashing import Draw
 from secateur.optim.gradients import check_choice, check_gradient, check_rate, check_sampling, sample
-from secateur.optim.hashing import Draw
 from secateur.optim.modes import After, Aligned, Lazy, Update
 from secateur.optim.places import Granularity, Place, bases, place
 from secateur.optim.stoch_grad_adam import StochGradAdam

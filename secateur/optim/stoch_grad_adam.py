@@ -23,9 +23,9 @@ from torch import Tensor
 from torch.optim import Adam, AdamW
 
 from secateur.errors import InputError
+from secateur.hashing import Draw
 from secateur.optim.buckets import fused_in_buckets, takes
 from secateur.optim.gradients import check_choice, check_gradient, check_rate, check_sampling, sample
-from secateur.optim.hashing import Draw
 from secateur.optim.kernel import Coefficients, Moments, Ready, fits, update, update_in_one_pass
 from secateur.optim.places import Granularity, Place, bases, place
 

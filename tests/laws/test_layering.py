@@ -12,7 +12,7 @@ import secateur
 ROOT = Path(secateur.__file__).parent
 RIVER = (
     ("version", "errors"),
-    ("files", "schedule", "ranks"),
+    ("files", "schedule", "ranks", "hashing"),
     ("graph",),
     ("criteria",),
     ("planning",),

@@ -16,7 +16,8 @@ import secateur
 from secateur import sparse
 from secateur.errors import InputError
 from secateur.methods import Aim, Climb, Constant, DualAscent, Gumbel, LogSchedule, Projection, Ramp, Standing
-from secateur.methods.gates import Gates, StraightThrough, hard_sample
+from secateur.methods.gates import Gates
+from secateur.methods.sampling import StraightThrough, hard_sample
 from secateur.schedule import exponential
 from secateur.training import Moments, State, fit
 
@@ -63,11 +64,12 @@ def started(method):
 def test_a_hard_sample_and_its_gradient_by_hand():
     logits = torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64, requires_grad=True)
     noise = torch.tensor([-1.0, 3.0, -2.0], dtype=torch.float64)
-    z = StraightThrough.apply(logits, *hard_sample(logits.detach(), noise, 2.0), 2.0)
+    z, count = StraightThrough.apply(logits, *hard_sample(logits.detach(), noise, 2.0))
     assert z.tolist() == [0.0, 1.0, 0.0]  # 0 is not above 0
-    (z * torch.tensor([1.0, 10.0, 100.0])).sum().backward()
+    assert count == 1
+    ((z * torch.tensor([1.0, 10.0, 100.0])).sum() + 5 * count).backward()
     soft = [1 / (1 + math.exp(-lifted / 2)) for lifted in (-0.5, 2.0, 0.0)]
-    by_hand = [factor * s * (1 - s) / 2 for factor, s in zip((1, 10, 100), soft, strict=True)]
+    by_hand = [factor * s * (1 - s) / 2 for factor, s in zip((6, 15, 105), soft, strict=True)]
     assert logits.grad.tolist() == pytest.approx(by_hand)
 
 
@@ -77,11 +79,10 @@ def test_gates_are_open_as_often_as_the_sigmoid_of_their_logit_says(numbers, tem
     net = nn.Linear(200, 200, bias=False)
     gates = Gates(secateur.elements(net), keep=0.5, logits=numbers)
     gates.mode, gates.temperature = "sampled", temperature
-    generator = torch.Generator().manual_seed(1)
-    for d in (-4.0, -1.0, 0.0, 2.0):
+    for step, d in enumerate((-4.0, -1.0, 0.0, 2.0)):
         gates.set("weight", torch.full((40000,), d))
         torch.testing.assert_close(gates.difference("weight"), torch.full((40000,), d))
-        gates.draw(generator)
+        gates.draw(1, step)
         z = gates.sample("weight")
         assert set(z.unique().tolist()) <= {0.0, 1.0}
         p = 1 / (1 + math.exp(-d))
@@ -92,7 +93,7 @@ def test_gates_are_open_as_often_as_the_sigmoid_of_their_logit_says(numbers, tem
 def test_the_temperature_shapes_the_gradient_as_published(d, tau, factor):
     noise = torch.rand(2_000_000, generator=torch.Generator().manual_seed(0)).logit()
     logits = torch.full_like(noise, d, requires_grad=True)
-    StraightThrough.apply(logits, *hard_sample(logits.detach(), noise, float(tau)), float(tau)).sum().backward()
+    StraightThrough.apply(logits, *hard_sample(logits.detach(), noise, float(tau)))[0].sum().backward()
     assert float(logits.grad.mean()) == pytest.approx(factor, rel=0.02)
 
 
@@ -320,7 +321,7 @@ def test_a_copy_of_a_gated_model_has_gates_of_its_own():
     copied, x = copy.deepcopy(model), torch.randn(4, 25)
     torch.testing.assert_close(copied(x), model(x))
     before = copied(x)
-    method.gates.draw(torch.Generator().manual_seed(5))
+    method.gates.draw(5, 0)
     assert not torch.equal(model(x), before)
     assert torch.equal(copied(x), before)
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secateur.optim.hashing import Draw, hash_, hashed, mixed, mixed_number, signed
+from secateur.hashing import Draw, hash_, hashed, mixed, mixed_number, signed
 from secateur.optim.places import CHUNK, Place, bases, pieces, place, whole_mask
 
 CPU = torch.device("cpu")

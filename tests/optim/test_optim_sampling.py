@@ -14,9 +14,9 @@ from torch.optim import LBFGS, SGD, Adam, AdamW, RMSprop
 
 from secateur.errors import InputError
 from secateur.graph.elements import elements
+from secateur.hashing import Draw
 from secateur.masks import Masks
 from secateur.optim import StochGradAdam, sample_gradients, sampled
-from secateur.optim.hashing import Draw
 from secateur.optim.places import bases, place, whole_mask
 
 OPTIMIZERS = {

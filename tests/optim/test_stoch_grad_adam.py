@@ -16,9 +16,9 @@ from torch.optim import Adam, AdamW
 import secateur.optim.stoch_grad_adam as home
 from secateur.errors import InputError, SecateurError
 from secateur.graph.elements import elements
+from secateur.hashing import Draw
 from secateur.masks import Masks
 from secateur.optim import StochGradAdam, StochGradAdamW
-from secateur.optim.hashing import Draw
 from secateur.optim.places import bases, place, whole_mask
 
 PAIRS = [(StochGradAdam, Adam), (StochGradAdamW, AdamW)]

@@ -11,8 +11,8 @@ from optim_support import give_gradients, parameters, run
 from torch.optim import Adam
 
 from secateur.errors import InputError
+from secateur.hashing import Draw
 from secateur.optim import StochGradAdam, StochGradAdamW, kernel, native
-from secateur.optim.hashing import Draw
 from secateur.optim.places import bases, place
 
 
