@@ -127,6 +127,21 @@ def test_single_weights_fade_in_a_run(tmp_path):
     assert record.final.nonzero_params < 0.3 * record.final.params
 
 
+def test_snapshots_of_a_training_are_measured_and_recorded(tmp_path):
+    weights = {"pruning__units": "weights", "pruning__budget": "10% weights", "training__epochs": 0}
+    asked = {"snapshots": ["60% weights", "90% weights", "80% weights"], "lr": 0.5, "stop": 0.9}
+    more = {"data__limit": 64, "fine_tuning__epochs": 4, "model__spec": "zoo:lenet_300_100", **weights}
+    record = run(recipe(tmp_path / "out", method="gumbel", pruning__method__options=asked, **more))
+    rows = record.snapshots
+    assert [row.budget for row in rows] == ["90% weights", "80% weights", "60% weights"]
+    assert [row.step for row in rows] == sorted(row.step for row in rows)
+    dense = record.dense.params
+    assert all(row.spent <= share * dense for row, share in zip(rows, (0.9, 0.8, 0.6), strict=True))
+    assert all(0 <= row.accuracy.value <= 1 and row.accuracy.total == record.final.accuracy.total for row in rows)
+    assert len({row.loss for row in rows}) > 1
+    assert RunRecord.load(tmp_path / "out" / "result.json").snapshots == rows
+
+
 def test_more_steps_than_the_training_has_are_told_before_the_dense_training(tmp_path):
     with pytest.raises(InputError, match=r"The 'removal' of Iterative takes 500 steps .* leave 17 of 24 steps"):
         run(recipe(tmp_path, removal={"name": "decay", "steps": 500}))

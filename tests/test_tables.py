@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import tiny
-from tabled import runs, speed
+from tabled import learned_sparsity, runs, speed
 from tabled.common import gathered
 
-from secateur.report.record import AccuracyRow, RunRecord
+from secateur.report.record import AccuracyRow, RunRecord, SnapshotRow
 from secateur.run.experiments import experiments
 from secateur.training.schedules import learning_rate, warm_up
 
@@ -68,6 +68,33 @@ def test_seeds_become_a_mean_with_its_spread(seeds):
     told = runs.dense(seeds / "results", found).splitlines()[3]
     assert "plain PyTorch loop" in told
     assert "| 2 | 91.50 ± 0.71 | 91.00 to 92.00 |" in told
+
+
+def test_what_a_training_passed_through_is_a_row_a_budget():
+    made = RunRecord.load(ROOT / "results" / "magnitude" / "resnet56_2x.json")
+
+    def seed(spent, correct):
+        accuracy = AccuracyRow(value=correct / 10_000, low=0.9, high=0.95, correct=correct, total=10_000)
+        row = SnapshotRow(budget="1741 weights", step=7, spent=spent, accuracy=accuracy, loss=0.2)
+        return made.model_copy(update={"snapshots": (row,)})
+
+    records = [seed(1740, 9600), seed(1730, 9700)]
+    told = learned_sparsity.learned({"learned_sparsity/net": records, "other/net": records})
+    assert told.count("| net | 1741 weights | 1,735 | 2 | 96.50 ± 0.71 |") == 1
+    assert "on the way" not in learned_sparsity.learned({"learned_sparsity/net": [made]})
+
+
+def test_the_benchmark_of_gates_is_told_with_its_targets(tmp_path):
+    assert "Not measured" in speed.gates(tmp_path)
+    steps = [{"model": "LeNet", "batch": 250, "plain": 0.004, "gated": 0.006, "ratio": 1.5}]
+    forms = [{"form": "compact", "seconds": 0.0001, "times": 12.0}]
+    facts = {"threads": 1, "repeats": 9, "cpu": "a CPU", "versions": {"torch": "2.15"}}
+    (tmp_path / "benchmarks").mkdir()
+    result = {**facts, "targets": {"step": 1.5, "inference": 5}, "steps": steps, "inference": forms}
+    (tmp_path / "benchmarks" / "gates.json").write_text(json.dumps(result))
+    told = speed.gates(tmp_path)
+    assert "| LeNet, batch of 250 | 4.0 ms | 6.0 ms | 1.50x (at most 1.5x asked) |" in told
+    assert "| compact | 0.10 ms | 12.0x |" in told
 
 
 def test_the_plain_loop_has_the_learning_rates_of_fit():

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from secateur.report.record import RunRecord, StageRow
+from secateur.report.record import RunRecord, SnapshotRow, StageRow
 from secateur.report.seeds import spread
 from secateur.run.experiments import kept
 
@@ -31,7 +31,7 @@ def gathered(results: Path = RESULTS, files: Path = EXPERIMENTS) -> dict[str, li
     return found
 
 
-def percent(stages: list[StageRow | None]) -> str:
+def percent(stages: Sequence[StageRow | SnapshotRow | None]) -> str:
     """Mean and deviation of the accuracy of a stage in per cent, or nothing where the runs had no such stage."""
     found = spread([stage.accuracy.value for stage in stages if stage and stage.accuracy])
     return found.words() if found else ""

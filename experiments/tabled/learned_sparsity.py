@@ -29,7 +29,23 @@ def learned(given: Records | None = None) -> str:
         ])  # fmt: skip
     head = ["experiment", "network, data", "weights", "seeds", "test accuracy", "epochs", "time of a run"]
     command = "python experiments/run.py experiments/learned_sparsity/NAME.yaml"
-    return f"{table(head, lines)}\n\n{ACCURACIES}" if lines else f"Not measured yet: `{command}` keeps a result."
+    if not lines:
+        return f"Not measured yet: `{command}` keeps a result."
+    return f"{table(head, lines)}\n\n{ACCURACIES}{curves(given)}"
+
+
+def curves(given: Records | None = None) -> str:
+    """A row for every budget that a training passed through on its way, or nothing where none was asked for."""
+    lines = []
+    for title, records in (gathered() if given is None else given).items():
+        asked = dict.fromkeys(row.budget for record in records for row in record.snapshots)
+        for budget in asked if title.startswith(QUESTION) else ():
+            rows = [row for record in records for row in record.snapshots if row.budget == budget]
+            kept = spread([row.spent for row in rows])
+            name = title.removeprefix(QUESTION)
+            lines.append([name, budget, f"{kept.mean:,.0f}" if kept else "", str(len(rows)), percent(rows)])
+    head = ["on the way", "budget", "weights left", "seeds", "test accuracy"]
+    return f"\n\n{table(head, lines)}\n\nSnapshots of these trainings, without fine-tuning." if lines else ""
 
 
 TABLES = {"learned sparsity": learned}

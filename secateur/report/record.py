@@ -236,6 +236,19 @@ class LeavingRow(Row):
         return len(self.units) if self.many is None else self.many
 
 
+class SnapshotRow(Row):
+    """The network as it was when a training that prunes first met a `budget`, at `step`, without fine-tuning.
+
+    `spent` is what it had of what the budget counts.
+    """
+
+    budget: str
+    step: int
+    spent: float
+    accuracy: AccuracyRow
+    loss: float
+
+
 class Hardware(Row):
     """The machine that the times belong to."""
 
@@ -269,6 +282,7 @@ class RunRecord(Row):
     speedup: SpeedupRow | None = None
     curves: tuple[Curve, ...] = ()
     leavings: tuple[LeavingRow, ...] = ()
+    snapshots: tuple[SnapshotRow, ...] = ()
     prunability: PrunabilityRow | None = None
     dynamics: tuple[DynamicsRow, ...] = ()
     seconds: dict[str, float] = Field(default_factory=dict)

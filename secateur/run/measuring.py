@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,10 @@ from torch import nn
 from secateur import measures
 from secateur.building import on_device
 from secateur.folder import Folder
+from secateur.methods.snapshots import Snapshot
 from secateur.recipe import Recipe
 from secateur.report import gather
-from secateur.report.record import SpeedupRow, StageName, StageRow
+from secateur.report.record import SnapshotRow, SpeedupRow, StageName, StageRow
 from secateur.run.progress import Progress, told
 from secateur.surgery.record import record
 
@@ -38,6 +39,21 @@ class Measured:
             accuracy, weighed = gather.accuracy_row(found), measures.size(model)
             cost = {**cost, "accuracy": accuracy, "loss": found.loss, "bytes": weighed.bytes}
             return StageRow(stage=stage, round=number, **cost)
+
+
+def snapshot_rows(
+    measured: Measured, model: nn.Module, taken: Iterable[Snapshot], test: Any
+) -> tuple[SnapshotRow, ...]:
+    """The rows of networks that a training passed through, measured on test data; `model` takes up their weights."""
+    rows = []
+    for snapshot in taken:
+        with told(measured.progress, f"measure: at {snapshot.budget}", measured.folder) as note:
+            model.load_state_dict(snapshot.state)
+            found = measures.accuracy(model, test, confidence=measured.recipe.measures.confidence)
+            note.text = f"{found.value:.2%} of {found.total:,}"
+        told_of = {"budget": snapshot.budget, "step": snapshot.step, "spent": snapshot.spent}
+        rows.append(SnapshotRow(**told_of, accuracy=gather.accuracy_row(found), loss=found.loss))
+    return tuple(rows)
 
 
 def costs(small: nn.Module) -> dict[str, int]:

@@ -53,10 +53,11 @@ from secateur.report.record import (
     PrunabilityRow,
     Row,
     RunRecord,
+    SnapshotRow,
     SpeedupRow,
     StageRow,
 )
-from secateur.run.measuring import Measured, costs, timed_alone, timed_in_turn
+from secateur.run.measuring import Measured, costs, snapshot_rows, timed_alone, timed_in_turn
 from secateur.run.progress import Progress, told
 from secateur.surgery.checkpoint import load, save
 from secateur.surgery.record import Record, apply_masks, record
@@ -86,6 +87,7 @@ class CutRow(Row):
     proof: ProofRow | None
     stages: tuple[StageRow, ...]
     whole: float
+    snapshots: tuple[SnapshotRow, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,7 @@ class Run:
         def told_of() -> CutRow:
             assert pruner.plan is not None
             chosen = dataclasses.replace(pruner.plan, allocation=part.allocation)
-            entry = _record(small)
+            entry, taken = _record(small), getattr(pruner, "taken", ())
             return CutRow(
                 plan=gather.plan_row(chosen, part.budget, whole, part.round_to),
                 groups=gather.group_rows(entry),
@@ -194,10 +196,12 @@ class Run:
                 proof=gather.proof_row(entry.proof),
                 stages=(self.measured("fine-tuned", small, self.data.test, costs(small)),),
                 whole=whole,
+                snapshots=snapshot_rows(self.measured, copy.deepcopy(self.dense), taken, self.data.test),
             )
 
         done = self.folder.once("pruned", CutRow, told_of)
-        return self._told_of([first, *done.stages], [done], small, leavings=gather.leaving_rows(pruner.story))
+        more = {"leavings": gather.leaving_rows(pruner.story), "snapshots": done.snapshots}
+        return self._told_of([first, *done.stages], [done], small, **more)
 
     def _told_of(self, stages: list[StageRow], cuts: list[CutRow], small: nn.Module, **more: Any) -> RunRecord:
         """The record of a run that came to `small` by these cuts."""
