@@ -32,7 +32,7 @@ class Drawn(NamedTuple):
 
     sample: Tensor
     slope: Tensor
-    count: Tensor
+    opened: Tensor
 
 
 def logistic_noise(indices: Tensor, draw: Draw) -> Tensor:

@@ -56,7 +56,7 @@ def test_kernels_draw_what_torch_draws(threads, monkeypatch):
     for one, other in zip(by_kernel, draw_all(given, draw, 3.0), strict=True):
         assert torch.equal(one.sample, other.sample)
         torch.testing.assert_close(one.slope, other.slope, rtol=1e-4, atol=1e-7)
-        assert one.count == other.count == one.sample.sum()
+        assert one.opened == other.opened == one.sample.sum()
 
 
 def test_samples_of_groups_are_those_of_all_gates_in_a_row(monkeypatch):
