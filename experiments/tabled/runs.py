@@ -18,7 +18,7 @@ def _link(title: str, records: list[RunRecord]) -> str:
     return f"[{title}]({where}): {first.model}, {first.data}{asked}, {epochs(first)} epochs"
 
 
-TOLD_ELSEWHERE = ("decay_pruning/", "learned_sparsity/")
+TOLD_ELSEWHERE = ("decay_pruning/", "learned_sparsity/", "lost_in_pruning/")
 """Questions that have tables of their own."""
 
 

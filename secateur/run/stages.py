@@ -35,7 +35,7 @@ from secateur.building import (
 )
 from secateur.errors import TrainingError
 from secateur.files import atomic_write
-from secateur.folder import DENSE, Folder, Value
+from secateur.folder import DENSE, ROUNDS, Folder, Value
 from secateur.graph.units import Groups
 from secateur.masks import masked
 from secateur.optim.recorder import Recorder
@@ -69,9 +69,6 @@ from secateur.training.rewinding import KeptWeights, rewind_weights
 
 LOGS = "logs"
 """Where the epochs of trainings are written as they pass."""
-
-ROUNDS = "rounds"
-"""Where the model of every round is left, fine-tuned, where there are several."""
 
 
 class CutRow(Row):

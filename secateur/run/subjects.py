@@ -13,7 +13,7 @@ from secateur import zoo
 from secateur.building import device_of, load_data, source_of, weights_file
 from secateur.data import Data
 from secateur.errors import CheckpointError, InputError
-from secateur.folder import DENSE, RECIPE
+from secateur.folder import DENSE, RECIPE, ROUNDS
 from secateur.measures.cost import size
 from secateur.recipe import Recipe
 from secateur.report.page import FILES
@@ -39,10 +39,14 @@ class Subject:
         )
 
 
-def of_run(folder: str | Path, data_root: str | Path | None = None) -> tuple[list[Subject], Data, Recipe]:
+def of_run(
+    folder: str | Path, data_root: str | Path | None = None, *, rounds: bool = False
+) -> tuple[list[Subject], Data, Recipe]:
     """The dense model of a finished run and the one it left, its data, and its recipe.
 
-    Raises `CheckpointError` for a folder without a finished run, or whose dense model cannot be made again.
+    With `rounds` the models that the rounds of the run left, "round 1" and so on, stand in place of the last one, which
+    is that of the last round. Raises `CheckpointError` for a folder without a finished run or, if they are asked for,
+    without rounds, or whose dense model cannot be made again.
     """
     folder = Path(folder)
     record = RunRecord.load(folder / FILES["json"])
@@ -60,9 +64,20 @@ def of_run(folder: str | Path, data_root: str | Path | None = None) -> tuple[lis
         zoo.load_weights(dense, folder / DENSE)
     elif recipe.model.weights is not None:
         zoo.load_weights(dense, weights_file(recipe.model.weights))
-    pruned = load(source.build, folder)
-    subjects = [Subject("dense", dense.to(device), "dense"), Subject("pruned", pruned.to(device))]
-    return subjects, data, recipe
+    left = _rounds(folder) if rounds else {"pruned": folder}
+    pruned = [Subject(name, load(source.build, place).to(device)) for name, place in left.items()]
+    return [Subject("dense", dense.to(device), "dense"), *pruned], data, recipe
+
+
+def _rounds(folder: Path) -> dict[str, Path]:
+    """Where the model of every round lies, the first first."""
+    numbers = sorted(int(path.name) for path in (folder / ROUNDS).glob("*") if path.name.isdigit())
+    if not numbers:
+        raise CheckpointError(
+            f"The run in {folder} left no models of rounds. They come from 'pruning.rounds' or 'pruning.waypoints' of "
+            "its recipe; without them compare the model that it left."
+        )
+    return {f"round {number}": folder / ROUNDS / str(number) for number in numbers}
 
 
 def of_files(
