@@ -94,7 +94,7 @@ def test_what_does_not_belong_together_is_told(done, command, tmp_path):
     other = Cascade.load(path)
     folder = tmp_path / "lost" / "shifts" / "cifar"
     other.model_copy(update={"recipe": {**other.recipe, "seed": 5}}).save(folder / path.name)
-    with pytest.raises(InputError, match="must lie beside .* It is not there"):
+    with pytest.raises(InputError, match=r"must lie beside .* It is not there"):
         cascades("lost", tmp_path)
     (tmp_path / "lost" / path.name).write_text((given.results / "lost" / path.name).read_text())
     with pytest.raises(InputError, match="These differ: seed"):

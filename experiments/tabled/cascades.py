@@ -47,7 +47,7 @@ class Noise(Row):
 
 
 class Cascade(Row):
-    """All rounds of one cascade under all shifts; `ratios` are shares of the dense parameters gone, the dense model's 0.
+    """All rounds of one cascade under all shifts; `ratios` are shares of the dense parameters gone, its own being 0.
 
     `seconds` are those of the run that left the rounds, and of their evaluation.
     """

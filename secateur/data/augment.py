@@ -264,8 +264,8 @@ def augmentations(
     """The augmentations that `asked` means: True is `usual`, False is none, else names, in one string or several.
 
     A name means the one in `usual`, where it has one of that kind; "crop=2" sets its parameter. The result is sorted
-    by kind. Names in one string are parted by blanks, commas or "+". Raises `InputError` for what is not known, or named
-    twice.
+    by kind. Names in one string are parted by blanks, commas or "+". Raises `InputError` for what is not known, or is
+    named twice.
 
     >>> augmentations("crop flip cutout=0.25")
     (Crop(padding=4), Flip(), Cutout(share=0.25))

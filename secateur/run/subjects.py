@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,10 @@ def of_files(
 
 
 def beside(source: zoo.Source, pruned: Sequence[str | Path], controls: Sequence[str | Path]) -> list[Subject]:
-    """Pruned models and controls from their weights, each named after its file."""
+    """Pruned models and controls from their weights, each named after its file.
+
+    The folder of another run is built as that run built it: a smaller dense network, or one that was trained as long.
+    """
     asked: list[tuple[Role, Path]] = [("pruned", Path(file)) for file in pruned]
     asked += [("control", Path(file)) for file in controls]
     stems = [path.stem or str(path) for _, path in asked]
@@ -104,8 +108,19 @@ def beside(source: zoo.Source, pruned: Sequence[str | Path], controls: Sequence[
 
 def _read(source: zoo.Source, path: Path) -> nn.Module:
     if (path / PLAN).is_file():
-        return load(source.build, path)
+        return load(_built_as(path / PLAN, source).build, path)
     return zoo.load_weights(source.build(), weights_file(str(path)))
+
+
+def _built_as(plan: Path, source: zoo.Source) -> zoo.Source:
+    """The source that a checkpoint names, or `source` where it names none or the same."""
+    try:
+        told = json.loads(plan.read_text(encoding="utf-8")).get("constructor")
+    except (OSError, ValueError, AttributeError):
+        return source  # damaged, and told as such where it is loaded
+    if not isinstance(told, dict) or told == source.describe or not {"spec", "kwargs"} <= told.keys():
+        return source
+    return zoo.resolve(told["spec"], **told["kwargs"])
 
 
 def checked(subjects: Sequence[Subject]) -> list[Subject]:
