@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,7 @@ def _noise(found: TrustRecord, places: tuple[int, ...]) -> Noise:
     )
 
 
+@cache
 def cascades(question: str, results: Path = RESULTS) -> dict[tuple[str, str], list[Cascade]]:
     """The results of a question by strengths and experiment ("lenet_300_100_wt"), one a seed.
 

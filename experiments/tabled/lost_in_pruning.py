@@ -114,6 +114,8 @@ def potentials(network: str, found: Found | None = None) -> str:
                 [noisy(one) for one in own],
             ]
             cells = [value.words(digits=1) for column in columns if (value := spread(column)) is not None]
+            bound = "≥ " if all(one.nominal.potential.censored for one in own) else ""
+            cells[1:3] = [f"{bound}{cell}" for cell in cells[1:3]]
             published = PUBLISHED[method] if network == "resnet20" and not study.robust else ("",) * 4
             lines.append([f"{study.name}, {study.strengths}, {method}", str(len(own)), *cells, *_told(published)])
     if not lines:
@@ -141,8 +143,9 @@ def _circumstances(found: Sequence[Study]) -> str:
         "In per cent of the dense network's parameters, mean ± standard deviation over the seeds; at most "
         f"{100 * all_of[0].margin:g} points more error than the same seed's dense network on the same images. “On the "
         "line”: up to the first ratio that fails, and on to where the line to it meets the margin. “Least”: of each "
-        f"seed the shift that leaves least, averaged. {_numbers(points)} ratios a cascade, "
-        f"{_numbers(images)} test images under each shift; noise of 14 levels on "
+        f"seed the shift that leaves least, averaged; ≥: the largest ratio tested holds. Networks train on "
+        f"with every round, so the pruned ones have trained longer than the dense one. {_numbers(points)} ratios a "
+        f"cascade, {_numbers(images)} test images under each shift; noise of 14 levels on "
         f"{' and '.join(f'{many:,} images, {draws} draws' for many, draws in noise)}. A cascade took {times[0]} and "
         f"its evaluation {times[1]} on average ({all_of[0].hardware.cpu}, threads: {all_of[0].hardware.threads}, "
         f"beside other work); torch {all_of[0].versions['torch'].partition('+')[0]}."
@@ -208,12 +211,13 @@ def _overstated(study: Study) -> list[str]:
         after = [over(one, study.kinds, fmean) for one in own]
         least = [over(one, study.kinds, min) for one in own]
         worse = sum(a > b for a, b in zip(before, after, strict=True))
-        where = min(study.kinds, key=lambda kind: fmean(_at(one, kind).potential.value for one in own))
+        where = {min(study.kinds, key=lambda kind, one=one: _at(one, kind).potential.value): None for one in own}
         held = f"{worse} of {len(own)} seed{'' if len(own) == 1 else 's'}"
         lines.append(
             f"{study.name} ({study.strengths}), {method}: {_mean(before)} % of the parameters can go as images are, "
-            f"{_mean(after)} % on average over {len(study.kinds)} shifts and {_mean(least)} % under the worst, on "
-            f"average {named(where)}. The images as they are say more than the shifts on average in {held}."
+            f"{_mean(after)} % on average over {len(study.kinds)} shifts and {_mean(least)} % under the worst of "
+            f"each seed ({', '.join(map(named, where))}). The images as they are say more than the shifts on average "
+            f"in {held}."
         )
     return lines
 
@@ -245,7 +249,8 @@ def _hardened(study: Study, others: Sequence[Study]) -> list[str]:
                 common = [kind for kind in kinds if kind in study.kinds and kind in other.kinds]
                 if common:
                     means = [fmean(over(one, common, fmean) for one in s.methods[method]) for s in (other, study)]
-                    gains.append(f"{_mean(means[:1])} to {_mean(means[1:])} % over {len(common)} shifts {what}")
+                    many = f"{len(common)} shift{'' if len(common) == 1 else 's'}"
+                    gains.append(f"{_mean(means[:1])} to {_mean(means[1:])} % over {many} {what}")
             lines.append(f"{study.name} ({study.strengths}), {method}: training on corruptions moves it from "
                          f"{' and '.join(gains)}.")  # fmt: skip
     return lines
