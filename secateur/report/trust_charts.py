@@ -69,7 +69,7 @@ def banded(curves: Sequence[Banded], *, title: str, name: str, across: str, key:
     low, high = max(0.0, min(values) - 0.02), min(1.0, max(values) + 0.02)
     last = max(point[0] for curve in curves for point in curve.points) or 1.0
     x, y = linear(0.0, last, frame.x), linear(low, high, frame.y)
-    marks = [(x(v), f"{100 * v:g}") for v in ticks(0.0, last, 4)]
+    marks = [(x(v), f"{100 * v:g}") for v in ticks(0.0, last)]
     upwards = [(y(v), f"{100 * v:g}") for v in ticks(low, high)]
     drawn: list[Markup] = []
     beside = frame.x[1] + 14
@@ -108,7 +108,7 @@ def through_origin(
     x, y = linear(0.0, last * 1.04, frame.x), linear(min(reach) - room, max(reach) + room, frame.y)
     value, low, high = line
     corners = f"{x(0):.1f},{y(0):.1f} {x(last):.1f},{y(low * last):.1f} {x(last):.1f},{y(high * last):.1f}"
-    across_marks = [(x(v), f"{100 * v:g}") for v in ticks(0.0, last, 4)]
+    across_marks = [(x(v), f"{100 * v:g}") for v in ticks(0.0, last)]
     upwards = [(y(v), f"{100 * v:g}") for v in ticks(min(reach) - room, max(reach) + room)]
     said = "; ".join(f"{text.share(ratio, 0)}: {100 * each:+.2f} points" for ratio, each in points)
     return svg(
