@@ -14,6 +14,7 @@ from secateur.errors import InputError, TraceError
 from secateur.graph import rules
 from secateur.graph.cost import StructuralCost
 from secateur.graph.eager import eagerly
+from secateur.graph.garbage import only_new
 from secateur.graph.probing import probe
 from secateur.graph.solution import Solution
 from secateur.graph.terms import Atom, Cat, Dim, Reason, atoms, first_reason, is_const, labels, norm, size
@@ -48,6 +49,7 @@ def _unused(recording: Recording) -> set[int]:
 
 
 @eagerly()
+@only_new()
 def groups(
     model: nn.Module,
     example: Any = None,
