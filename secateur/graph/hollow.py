@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from secateur.graph.choices import depends_on_values
+from secateur.graph.nested import mapped
 
 Shape = Sequence[int]
 
@@ -84,8 +85,8 @@ def _on_meta(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
             twins[id(tensor)] = tensor, meta
         return twins[id(tensor)][1]
 
-    meta_args = [_mapped(twin, value) for value in args]
-    meta_kwargs = {name: _mapped(twin, value) for name, value in kwargs.items()}
+    meta_args = [mapped(Tensor, twin, value) for value in args]
+    meta_kwargs = {name: mapped(Tensor, twin, value) for name, value in kwargs.items()}
     device = _device(kwargs.get("device"), [tensor for tensor, _ in twins.values()])
     if "device" in kwargs or not twins:
         meta_kwargs["device"] = torch.device("meta")
@@ -101,16 +102,7 @@ def _on_meta(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
             raise NeedsDataError(f"{func} changes the shape of its argument")
         return original
 
-    return _mapped(back, result)
-
-
-def _mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """A function applied to the tensors in an argument or a result; torch's own for trees takes longer than a call."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if type(value) in (list, tuple):
-        return type(value)(_mapped(function, v) for v in value)
-    return value
+    return mapped(Tensor, back, result)
 
 
 def _check(tensor: Tensor) -> None:
