@@ -123,7 +123,7 @@ def standard(model: nn.Module, calls: list[Call], counts: Mapping[Atom, int]) ->
                 done.append((call.module, attribute, size(term, counts)))
                 setattr(owner, attribute, size(term, counts))
     for path, module in modules.items():
-        for facts in _standing(type(module)):
+        for facts in _standing(type(module)):  # type: ignore[arg-type] # classes are hashable
             for attribute, value in facts(module).items():
                 if getattr(module, attribute, value) != value:
                     setattr(module, attribute, value)
@@ -154,7 +154,8 @@ def _is_bare(module: nn.Module) -> bool:
 
 def integers(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """The attributes of a module that hold an integer, or several, but standard ones; then its configuration's."""
-    known = {*GEOMETRY, *(name for facts in _standing(type(module)) for name in facts(module))}
+    standing = _standing(type(module))  # type: ignore[arg-type]
+    known = {*GEOMETRY, *(name for facts in standing for name in facts(module))}
     own = {name: value for name, value in vars(module).items() if not name.startswith("_") and name not in known}
     yield from ((name, value) for name, value in own.items() if _is_number(value))
     for name, value in own.items():
