@@ -94,8 +94,22 @@ def save(path: Path, entry: dict[str, Any]) -> None:
     end = entry["first"] + entry["networks"]
     others = [r for r in kept(path) if r["first"] + r["networks"] <= entry["first"] or end <= r["first"]]
     with atomic_write(path) as partial:
-        ranges = sorted([*others, entry], key=lambda r: r["first"])
+        ranges = joined(sorted([*others, entry], key=lambda r: r["first"]))
         partial.write_text(json.dumps({"ranges": ranges}, indent=1) + "\n")
+
+
+def joined(ranges: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The ranges with neighbours made one where the same code was tried."""
+    result: list[dict[str, Any]] = []
+    for part in ranges:
+        last = result[-1] if result else None
+        alike = last is not None and all(last[key] == part[key] for key in ("versions", "commit"))
+        if last is not None and alike and last["first"] + last["networks"] == part["first"]:
+            added = ("networks", "groups", "wrong", "refused", "crashed")
+            result[-1] = {**last, **{key: last[key] + part[key] for key in added}}
+        else:
+            result.append(part)
+    return result
 
 
 def following(path: Path) -> int:
