@@ -11,16 +11,16 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tabled import breast_cancer, decay, learned_sparsity, recipes, runs, speed
+from tabled import breast_cancer, decay, gradient_sampling, gradient_verdict, learned_sparsity, recipes, runs, speed
 from tabled.common import ROOT
 from tabled.plots import FOLDER, Plot
 
 from secateur.errors import SecateurError
 
-TOPICS = (runs, speed, recipes, decay, learned_sparsity, breast_cancer)
+TOPICS = (runs, speed, recipes, decay, gradient_sampling, gradient_verdict, learned_sparsity, breast_cancer)
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 TABLES: dict[str, Callable[[], str]] = {name: make for topic in TOPICS for name, make in topic.TABLES.items()}
-PLOTS: dict[str, Plot] = {}
+PLOTS: dict[str, Plot] = {**gradient_sampling.PLOTS}
 
 
 def written(text: str) -> str:
