@@ -13,14 +13,16 @@ from pathlib import Path
 
 from tabled import breast_cancer, decay, gradient_sampling, gradient_verdict, learned_sparsity, recipes, runs, speed
 from tabled.common import ROOT
-from tabled.plots import FOLDER, Plot
 
 from secateur.errors import SecateurError
+from secateur.files import atomic_write
 
 TOPICS = (runs, speed, recipes, decay, gradient_sampling, gradient_verdict, learned_sparsity, breast_cancer)
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 TABLES: dict[str, Callable[[], str]] = {name: make for topic in TOPICS for name, make in topic.TABLES.items()}
-PLOTS: dict[str, Plot] = {**gradient_sampling.PLOTS}
+IMAGES = ROOT / "docs" / "images"
+DRAWN: dict[str, Callable[[], dict[str, str]]] = {"gradient_sampling": gradient_sampling.plots}
+"""What draws the plots whose names begin so: name -> the text of the file."""
 
 
 def written(text: str) -> str:
@@ -33,34 +35,35 @@ def written(text: str) -> str:
     return text
 
 
-def stale(folder: Path = FOLDER, plots: Mapping[str, Plot] = PLOTS) -> dict[Path, str | None]:
-    """The pages and plots that are not what they should be, with that; None for a plot that should not be there."""
-    now = {page: page.read_text() for page in PAGES} | {file: file.read_text() for file in folder.glob("*.svg")}
-    made = {page: written(now[page]) for page in PAGES}
-    made |= {folder / f"{name}.svg": text for name, plot in plots.items() if (text := plot()) is not None}
-    return {path: made.get(path) for path in [*made, *(now.keys() - made.keys())] if made.get(path) != now.get(path)}
+def fresh(folder: Path = IMAGES, drawn: Mapping[str, Callable[[], dict[str, str]]] = DRAWN) -> dict[Path, str | None]:
+    """What every page and every plot should hold; None for a plot that no result gives any more."""
+    found: dict[Path, str | None] = {page: written(page.read_text(encoding="utf-8")) for page in PAGES}
+    for name, plots in drawn.items():
+        found |= dict.fromkeys(folder.glob(f"{name}-*.svg"))
+        found |= {folder / file: text for file, text in plots().items()}
+    return found
 
 
 def main() -> int:
-    """Write the pages, or say which are stale; 2 where a result is damaged or of another recipe than its name tells."""
+    """Write pages and plots, or say which are stale; 2 where a result is damaged or not of the recipe of its name."""
     try:
-        found = stale()
+        made = fresh()
     except SecateurError as error:
         print(error)
         return 2
-    if "--check" in sys.argv:
-        for path in found:
+    held = {path: path.read_text(encoding="utf-8") if path.exists() else None for path in made}
+    stale = [path for path, text in made.items() if text != held[path]]
+    for path in stale:
+        if "--check" in sys.argv:
             print(f"{path.name} is stale: run python experiments/tables.py")
-        return 1 if found else 0
-    for path, text in found.items():
-        if text is None:
+        elif (text := made[path]) is None:
             path.unlink()
             print(f"removed {path.name}")
-            continue
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-        print(f"wrote {path.name}")
-    return 0
+        else:
+            with atomic_write(path) as partial:
+                partial.write_text(text, encoding="utf-8")
+            print(f"wrote {path.name}")
+    return 1 if stale and "--check" in sys.argv else 0
 
 
 if __name__ == "__main__":

@@ -101,12 +101,12 @@ def test_the_verdict_says_what_the_differences_say(found):
 
 def test_a_plot_has_a_curve_an_optimizer(found):
     svg = "{http://www.w3.org/2000/svg}"
-    root = ElementTree.fromstring(gradient_sampling.plot("resnet56", found))
+    root = ElementTree.fromstring(gradient_sampling.plots(found)["gradient_sampling-resnet56.svg"])
     assert len(list(root.iter(f"{svg}polyline"))) == 14
     assert "given, then CrAM+" in [text.text for text in root.iter(f"{svg}text")]
-    assert gradient_sampling.plot("resnet110", found) is None
-    shown = gradient_sampling.curves(found)
-    assert "(../plots/prunability_resnet20.svg)" in shown
+    assert "gradient_sampling-resnet110.svg" not in gradient_sampling.plots(found)
+    shown = gradient_sampling.shown(found)
+    assert "(../images/gradient_sampling-resnet20.svg)" in shown
     assert "resnet110" not in shown
 
 

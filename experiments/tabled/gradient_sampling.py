@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from secateur.report.record import RunRecord
 from secateur.report.seeds import Spread, spread
 from tabled.common import ACCURACIES, Records, epochs, gathered, table
-from tabled.plots import Curve, Panel, Plot, drawn, shown
+from tabled.panels import Curve, Panel, drawn
 
 QUESTION = "gradient_sampling/"
 NETWORKS = ("lenet5", "recurrent", "transformer", "resnet20", "resnet56", "resnet110", "resnet152")
@@ -138,13 +137,20 @@ def _published(dense: float, half: float) -> list[str]:
     return [f"{dense:.2f}", *(f"{half:.2f}" if sparsity == 0.5 else "" for sparsity in SPARSITIES)]
 
 
-def plot(network: str, found: Records | None = None) -> str | None:
+def plots(found: Records | None = None) -> dict[str, str]:
+    """SVG files by their names, one a network that was measured."""
+    known = families(gathered() if found is None else found)
+    made = {network: plot(network, known) for network in NETWORKS}
+    return {f"gradient_sampling-{network}.svg": text for network, text in made.items() if text is not None}
+
+
+def plot(network: str, known: Sequence[Family]) -> str | None:
     """Accuracy over sparsity under one threshold, without and with batch norm; None for a network not yet measured.
 
     Where several budgets were measured it is the longest, and given weights stand beside it.
     """
-    known = [family for family in families(gathered() if found is None else found) if family.network == network]
-    own = [max(some, key=_budget) for given in (False, True) if (some := [f for f in known if f.given == given])]
+    of_network = [family for family in known if family.network == network]
+    own = [max(some, key=_budget) for given in (False, True) if (some := [f for f in of_network if f.given == given])]
     arms = {arm: records for family in own for arm, records in family.arms.items()}
     panels = []
     for title, again in (("as it was", False), ("batch norm estimated anew", True)):
@@ -166,12 +172,12 @@ def _points(records: Sequence[RunRecord], *, again: bool) -> tuple[tuple[float, 
     return points if len(points) > 1 else ()
 
 
-def curves(found: Records | None = None) -> str:
-    """The plots that there are."""
+def shown(found: Records | None = None) -> str:
+    """The plots as Markdown, for pages in docs/methods."""
     known = {family.network for family in families(gathered() if found is None else found)}
-    return "\n\n".join(shown(f"prunability_{n}", TOLD.format(n)) for n in NETWORKS if n in known) or NOT_MEASURED
+    lines = [f"![{TOLD.format(n)}](../images/gradient_sampling-{n}.svg)" for n in NETWORKS if n in known]
+    return "\n\n".join(lines) or NOT_MEASURED
 
 
 TOLD = "Accuracy of {} after one-shot pruning, over sparsity"
-TABLES = {"gradient sampling": measured, "gradient sampling curves": curves}
-PLOTS: dict[str, Plot] = {f"prunability_{network}": partial(plot, network) for network in NETWORKS}
+TABLES = {"gradient sampling": measured, "gradient sampling curves": shown}

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 import tiny
-from tabled.plots import Curve, Panel, drawn, shown
+from tabled.panels import Curve, Panel, drawn
 
 PANELS = [
     Panel(
@@ -48,9 +48,11 @@ def test_values_lie_where_the_axes_say():
 
 
 def test_stale_plots_are_noticed(tmp_path):
-    stale = tiny.script("experiments/tables.py")["stale"]
-    (tmp_path / "old.svg").write_text("no result draws this any more")
-    (tmp_path / "kept.svg").write_text("as it is")
-    plots = {"new": lambda: "drawn", "kept": lambda: "as it is", "nothing": lambda: None}
-    assert stale(tmp_path, plots) == {tmp_path / "new.svg": "drawn", tmp_path / "old.svg": None}
-    assert shown("new", "words") == "![words](../plots/new.svg)"
+    fresh = tiny.script("experiments/tables.py")["fresh"]
+    (tmp_path / "study-old.svg").write_text("no result draws this any more")
+    (tmp_path / "by-hand.svg").write_text("of no question")
+    made = fresh(tmp_path, {"study": lambda: {"study-new.svg": "drawn"}, "nothing": dict})
+    assert {path: text for path, text in made.items() if path.parent == tmp_path} == {
+        tmp_path / "study-old.svg": None,
+        tmp_path / "study-new.svg": "drawn",
+    }

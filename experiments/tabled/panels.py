@@ -1,21 +1,13 @@
-"""Plots of the docs: panels of curves with one legend, each an SVG file that stands alone and is drawn from results.
-
-A topic gives `PLOTS`: name -> a function that returns the text of `docs/plots/NAME.svg`, or None while there is nothing
-to draw. Its page shows the file by a table that writes `shown(...)`, so that no page names a file that is not there.
-"""
+"""Plots of the docs as panels of curves over common axes with one legend, each an SVG file that stands alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from secateur.report.charts import Frame, Scale, axes, linear, tag, ticks
-from tabled.common import ROOT
-
-FOLDER = ROOT / "docs" / "plots"
-Plot = Callable[[], str | None]
 
 COLOURS = (
     ("#1f6fb2", "#6db6f2"), ("#c44d00", "#ff9a52"), ("#00805f", "#35c99b"), ("#7a5ea8", "#bda3ea"),
@@ -68,11 +60,6 @@ def drawn(panels: Sequence[Panel], *, title: str, across: str, upwards: str, per
     top, wide = _TALL * -(-len(panels) // across_panels), _WIDE * across_panels
     legend, bottom = _legend(labels, top, wide)
     return _file(Markup("").join([*parts, *legend]), title, wide, bottom, len(labels))
-
-
-def shown(name: str, told: str, page_depth: int = 1) -> str:
-    """Markdown that shows a plot, with what it says in words; the page lies `page_depth` folders below docs."""
-    return f"![{told}]({'../' * page_depth}{FOLDER.name}/{name}.svg)"
 
 
 def _room(values: Sequence[float]) -> tuple[float, float]:
