@@ -154,7 +154,11 @@ def plot(network: str, known: Sequence[Family]) -> str | None:
     arms = {arm: records for family in own for arm, records in family.arms.items()}
     panels = []
     for title, again in (("as it was", False), ("batch norm estimated anew", True)):
-        curves = [Curve(ARMS[arm], points) for arm, rs in arms.items() if (points := _points(rs, again=again))]
+        curves = [
+            Curve(ARMS[arm], points, dashed=arm.startswith(GIVEN))
+            for arm, records in arms.items()
+            if (points := _points(records, again=again))
+        ]
         panels += [Panel(f"{network}, {title}", tuple(curves))] if curves else []
     if not panels:
         return None

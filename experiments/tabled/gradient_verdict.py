@@ -149,8 +149,8 @@ def _best(family: Family) -> str:
         return ""
     first, second = order[:2]
     return (
-        f"- {family.title}: {ARMS[first]}, {means[first].words()} % over {means[first].count} seeds; "
-        f"then {ARMS[second]}, {means[second].words()} %."
+        f"- {family.title}: {ARMS[first]}, {means[first].words()} % ({_seeds(means[first].count)}); "
+        f"then {ARMS[second]}, {means[second].words()} % ({_seeds(means[second].count)})."
     )
 
 
@@ -161,13 +161,16 @@ def _aims(family: Family) -> str:
         dense, half, more = (accuracies(records, s, again=s > 0) for s in (0.0, 0.5, 0.7))
         if half and more:
             drop = fmean(dense[seed] - value for seed, value in half.items())
-            seeds = f"{len(half)} seed{'s' if len(half) > 1 else ''}"
             told.append(
-                f"- {family.network}, {ARMS[arm]} ({seeds}): {100 * fmean(dense.values()):.2f} % dense, "
+                f"- {family.network}, {ARMS[arm]} ({_seeds(len(half))}): {100 * fmean(dense.values()):.2f} % dense, "
                 f"{100 * drop:.2f} points lost at 50 %, {100 * fmean(more.values()):.2f} % at 70 %"
                 f"{_reached(family.network, drop, fmean(more.values()))}."
             )
     return "\n".join(told)
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' if count > 1 else ''}"
 
 
 def _reached(network: str, drop: float, more: float) -> str:

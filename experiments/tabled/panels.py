@@ -12,7 +12,7 @@ from secateur.report.charts import Frame, Scale, axes, linear, tag, ticks
 COLOURS = (
     ("#1f6fb2", "#6db6f2"), ("#c44d00", "#ff9a52"), ("#00805f", "#35c99b"), ("#7a5ea8", "#bda3ea"),
     ("#b3261e", "#ff8a80"), ("#8a6d00", "#e0c04c"), ("#0f7c8a", "#58cfe0"), ("#6b7470", "#98a39e"),
-    ("#a83279", "#f08bc6"), ("#4a5a00", "#b5c95a"),
+    ("#a83279", "#f08bc6"), ("#4a5a00", "#b5c95a"), ("#3a3fbf", "#9aa0ff"), ("#8c4a2f", "#d9a084"),
 )  # fmt: skip
 """Of the curves in their order, on light and on dark ground; they come round again after the last."""
 
