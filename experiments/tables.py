@@ -11,13 +11,33 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tabled import breast_cancer, decay, gradient_sampling, gradient_verdict, learned_sparsity, recipes, runs, speed
+from tabled import (
+    breast_cancer,
+    decay,
+    gradient_sampling,
+    gradient_training,
+    gradient_verdict,
+    learned_sparsity,
+    recipes,
+    runs,
+    speed,
+)
 from tabled.common import ROOT
 
 from secateur.errors import SecateurError
 from secateur.files import atomic_write
 
-TOPICS = (runs, speed, recipes, decay, gradient_sampling, gradient_verdict, learned_sparsity, breast_cancer)
+TOPICS = (
+    runs,
+    speed,
+    recipes,
+    decay,
+    gradient_sampling,
+    gradient_training,
+    gradient_verdict,
+    learned_sparsity,
+    breast_cancer,
+)
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 TABLES: dict[str, Callable[[], str]] = {name: make for topic in TOPICS for name, make in topic.TABLES.items()}
 IMAGES = ROOT / "docs" / "images"

@@ -6,11 +6,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from tabled import gradient_sampling, gradient_verdict
+from tabled import gradient_sampling, gradient_training, gradient_verdict
 
 from secateur.folder import differences
 from secateur.recipe import Recipe
-from secateur.report.record import PointRow, PrunabilityRow, RunRecord, WeightsRow
+from secateur.report.record import DynamicsRow, PointRow, PrunabilityRow, RunRecord, WeightsRow
 
 ROOT = Path(__file__).resolve().parent.parent
 MADE = RunRecord.load(ROOT / "results" / "magnitude" / "resnet56_2x.json")
@@ -110,8 +110,34 @@ def test_a_plot_has_a_curve_an_optimizer(found):
     assert "resnet110" not in shown
 
 
+def test_views_of_the_training_go_from_its_first_step_to_its_last(found):
+    row = {"weight_size": 0.1, "weight_variance": 0.01, "gradient_size": 1.0, "gradient_variance": 2.0}
+    rows = tuple(DynamicsRow(step=s, moved=m, seen_size=0.8, seen_variance=1.6, **row) for s, m in ((1, 0.8), (9, 1.0)))
+    title = "gradient_sampling/resnet56_stochgradadam"
+    told = {title: [record.model_copy(update={"dynamics": rows}) for record in found[title]]}
+    line = gradient_training.dynamics(told).splitlines()[2]
+    assert "StochGradAdam, as published | 3 | 80 → 100 % | 0.1 → 0.1 |" in line
+
+
+def test_other_rates_stand_beside_the_recipes_own(found):
+    """And nowhere else: they are no network of their own."""
+    title = "gradient_sampling/resnet56_stochgradadam"
+    rated = {rate: {"training": {"options": {"sampling_rate": rate}}} for rate in (0.5, 0.8)}
+    more = {
+        **found,
+        title: [record.model_copy(update={"recipe": rated[0.8]}) for record in found[title]],
+        f"{title}-training.options.sampling_rate=0.5": [
+            record.model_copy(update={"recipe": rated[0.5]}) for record in records(0.7, 0.6, 0.5)
+        ],
+    }
+    lines = gradient_training.sensitivity(more).splitlines()[2:]
+    assert [line.split(" | ")[0] for line in lines] == [f"| resnet56_stochgradadam, {rate}" for rate in (0.5, 0.8)]
+    assert "| 70.10 ± 0.10 | 60.10 ± 0.10 | 50.10 ± 0.10 | 50.10 ± 0.10 | 40.10 ± 0.10 |" in lines[0]
+    assert gradient_sampling.measured(more) == gradient_sampling.measured(found)
+
+
 def test_nothing_measured_is_said():
-    for topic in (gradient_sampling, gradient_verdict):
+    for topic in (gradient_sampling, gradient_training, gradient_verdict):
         for make in topic.TABLES.values():
             assert "Not measured yet" in make({"dense/net": records(0.5, 0.5, 0.5)})
 

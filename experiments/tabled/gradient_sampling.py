@@ -32,6 +32,9 @@ ARMS = {
 """How recipes are called in tables, in their order."""
 
 GIVEN = "given"
+RATE = "training.options.sampling_rate"
+"""The key whose changes have a table of their own."""
+
 SPARSITIES = (0.3, 0.5, 0.7, 0.8, 0.9)
 PUBLISHED = {
     ("resnet56", "adam"): (80.28, 33.12),
@@ -71,7 +74,8 @@ def families(found: Records) -> list[Family]:
         stem, _, changes = title.removeprefix(QUESTION).partition("-")
         network, _, arm = stem.partition("_")
         measured = [record for record in records if record.prunability is not None]
-        if title.startswith(QUESTION) and arm in ARMS and network in NETWORKS and measured:
+        known = arm in ARMS and network in NETWORKS and RATE not in changes
+        if title.startswith(QUESTION) and known and measured:
             made.setdefault((network, changes, arm.startswith(GIVEN)), {})[arm] = measured
     order = list(ARMS)
     return [
