@@ -1,4 +1,4 @@
-"""Writes the tables and plots of README and docs from results/ and the schema of recipes: nothing in them is typed.
+"""Writes tables and plots of README and docs from results/ and from the schema of recipes, so that nothing is typed.
 
 python experiments/tables.py            write them
 python experiments/tables.py --check    exit with 1 where they are stale
@@ -8,20 +8,46 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tabled import breast_cancer, decay, learned_sparsity, lost_in_pruning, recipes, runs, speed
+from tabled import (
+    breast_cancer,
+    decay,
+    gradient_sampling,
+    gradient_training,
+    gradient_verdict,
+    learned_sparsity,
+    lost_in_pruning,
+    recipes,
+    runs,
+    speed,
+)
 from tabled.common import ROOT
 
 from secateur.errors import SecateurError
 from secateur.files import atomic_write
 
-TOPICS = (runs, speed, recipes, decay, learned_sparsity, lost_in_pruning, breast_cancer)
+TOPICS = (
+    runs,
+    speed,
+    recipes,
+    decay,
+    gradient_sampling,
+    gradient_training,
+    gradient_verdict,
+    learned_sparsity,
+    lost_in_pruning,
+    breast_cancer,
+)
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
-IMAGES = ROOT / "docs" / "images"
-"""Where plots lie; those that begin with the name of a question are drawn here."""
 TABLES: dict[str, Callable[[], str]] = {name: make for topic in TOPICS for name, make in topic.TABLES.items()}
+IMAGES = ROOT / "docs" / "images"
+DRAWN: dict[str, Callable[[], dict[str, str]]] = {
+    "gradient_sampling": gradient_sampling.plots,
+    lost_in_pruning.QUESTION: lost_in_pruning.plots,
+}
+"""What draws the plots whose names begin so: name -> the text of the file."""
 
 
 def written(text: str) -> str:
@@ -34,11 +60,13 @@ def written(text: str) -> str:
     return text
 
 
-def fresh() -> dict[Path, str | None]:
+def fresh(folder: Path = IMAGES, drawn: Mapping[str, Callable[[], dict[str, str]]] = DRAWN) -> dict[Path, str | None]:
     """What every page and every plot should hold; None for a plot that no result gives any more."""
     found: dict[Path, str | None] = {page: written(page.read_text(encoding="utf-8")) for page in PAGES}
-    found |= dict.fromkeys(IMAGES.glob(f"{lost_in_pruning.QUESTION}-*.svg"))
-    return found | {IMAGES / name: drawn for name, drawn in lost_in_pruning.plots().items()}
+    for name, plots in drawn.items():
+        found |= dict.fromkeys(folder.glob(f"{name}-*.svg"))
+        found |= {folder / file: text for file, text in plots().items()}
+    return found
 
 
 def main() -> int:

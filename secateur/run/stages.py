@@ -256,7 +256,7 @@ class Run:
         rewind = self.recipe.fine_tuning.rewind
         every = self.recipe.measures.dynamics
         recorder = Recorder(every or 1)
-        methods: list[Any] = [recorder] if every else []
+        methods: list[Any] = [*self.recipe.training.preparing(), *([recorder] if every else [])]
         if rewind is not None and rewind.weights is not None:
             methods.append(KeptWeights(self.folder.stage("training") / "rewind.safetensors", rewind.weights))
         with self.stage("train") as note:
