@@ -372,8 +372,9 @@ def evaluate(
     shifts: Annotated[
         str | None,
         typer.Option(
-            help="What pruning broke: corruptions, noise, ood, adversarial, features, or one corruption such as fog; "
-            "separated by commas. 'nominal' looks at the images as they are alone."
+            help="What pruning broke: corruptions, noise, ood, adversarial, features, one corruption such as fog, or "
+            "published files: cifar10-c, cifar10.1, mnist-c; separated by commas. "
+            "'nominal' looks at the images as they are alone."
         ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Without a run: what --dense and --pruned are weights of.")] = None,
@@ -383,8 +384,18 @@ def evaluate(
         list[Path] | None, typer.Option(help="Weights or slim checkpoint of a pruned model; repeat for several.")
     ] = None,
     control: Annotated[
-        list[Path] | None, typer.Option(help="Weights of a dense model of another seed, to compare with; repeat.")
+        list[Path] | None,
+        typer.Option(help="Weights of a dense model of another seed, or the folder of another run; repeat."),
     ] = None,
+    rounds: Annotated[bool, typer.Option(help="Compare the models of all rounds of the run.")] = False,
+    seed_run: Annotated[
+        list[Path] | None, typer.Option(help="The folder of the same run with another seed; repeat for several.")
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="'path/to/file.py:function' of predictions and labels, to be large; repeat."),
+    ] = None,
+    exact: Annotated[bool, typer.Option(help="Rank pixels by BackSelect itself, not by gradients; slow.")] = False,
     ood: Annotated[str | None, typer.Option(help="A data set whose images are strange to the models.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where the result goes; the run's folder if left out.")] = None,
     images: Annotated[int, typer.Option(min=1, help="At most so many test images, stratified.")] = 10_000,
@@ -405,9 +416,10 @@ def evaluate(
         asked = evaluating.Asked(
             folder, shifts if shifts is not None else "corruptions,noise,ood", model, data, data_root, dense,
             pruned or [], control or [], ood, out, images, _numbers("mean", mean), _numbers("std", std),
+            rounds, seed_run or [], metric or [],
         )  # fmt: skip
         levels = tuple(evaluating.levels(severities))
-        settings = Settings(levels, strengths, margin, draws, seed=seed, probabilities=probabilities)
+        settings = Settings(levels, strengths, margin, draws, seed=seed, probabilities=probabilities, exact=exact)
         record, page = evaluating.evaluated(asked, settings)
         if as_json:
             print(record.model_dump_json(indent=1))

@@ -26,6 +26,8 @@ from secateur.report.page import FILES
 RECIPE = "recipe.yaml"
 DENSE = "dense.safetensors"
 STAGES = "stages"
+ROUNDS = "rounds"
+"""Where the model of every round is left, fine-tuned, where there are several."""
 LOCK, HOLDER = ".lock", ".holder.json"
 
 Value = TypeVar("Value", bound=BaseModel)

@@ -71,6 +71,19 @@ def test_cascades_of_lost_in_pruning_differ_in_their_pruning_alone(network, publ
         assert all(line.startswith("pruning.") for line in found)
 
 
+@pytest.mark.parametrize("network", ["resnet20", "lenet_300_100"])
+def test_short_cascades_of_lost_in_pruning_prune_as_the_long_ones(network):
+    folder = ROOT / "experiments/lost_in_pruning"
+    pairs = {
+        m: [Recipe.load(folder / f"{network}{end}_{m}.yaml") for end in ("", "_short")] for m in METHODS_OF_THE_STUDY
+    }
+    schedule = ("training.", "fine_tuning.", "data.", "model.", "seed", "pruning.waypoints", "pruning.budget")
+    for long, short in pairs.values():
+        assert all(line.startswith(schedule) for line in differences(long.to_dict(), short.to_dict()))
+        others = [other.to_dict() for _, other in pairs.values()]
+        assert all(line.startswith("pruning.") for o in others for line in differences(short.to_dict(), o))
+
+
 def test_bad_spacings_are_told():
     with pytest.raises(InputError, match="'first' and 'last' must fall within"):
         geometric(0.2, 0.8, 3)

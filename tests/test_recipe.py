@@ -28,7 +28,7 @@ def test_a_saved_recipe_names_every_default_but_not_its_folder(tmp_path):
     values = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
     assert "out" not in values
     assert values["pruning"]["round_to"] == 8
-    assert set(values["fine_tuning"]) == {*values["training"], "distill", "rewind", "adversarial"}
+    assert set(values["fine_tuning"]) == {*values["training"], "distill", "rewind", "adversarial"} - {"prepare"}
     assert values["version"] == VERSION
     assert Recipe.load(tmp_path / "recipe.yaml") == Recipe.of(LEAST)
 
@@ -97,6 +97,10 @@ def test_given_weights_have_seen_all_of_train():
         ),
         ("training.options", {"dampning": 0.1}, "sgd has no option 'dampning'. Did you mean 'dampening'?"),
         ("training.options", {"lr": 0.1}, "sgd has no option 'lr'."),
+        ("training.prepare", {"cramm": {}}, "must be one of sam, cram, var, hoyer, p_norm_decay, powerprop"),
+        ("training.prepare", {"cram": {"roh": 0.2}}, "cram has no option 'roh'. Did you mean 'rho'?"),
+        ("training.prepare", {"cram": {"rho": -1}}, "The 'rho' parameter of CrAM must be"),
+        ("fine_tuning.prepare", {"sam": {}}, "no key 'fine_tuning.prepare'. Did you mean 'training.prepare'?"),
         ("training.trackers", ["tensorbord"], "The 'training.trackers' of the recipe must be a list of names among"),
         ("training.budget", "2x macs", "no key 'training.budget'. Did you mean 'pruning.budget'?"),
         ("pruning.rounds", 0, "'pruning.rounds' of the recipe must be at least 1"),

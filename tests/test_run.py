@@ -287,6 +287,22 @@ def test_dynamics_are_those_of_every_so_many_steps(looked_at):
     assert "at 3 steps" in (out / "report.html").read_text(encoding="utf-8")
 
 
+def test_what_makes_a_network_prunable_takes_part_in_the_training(tmp_path):
+    """Its options reach it, and what it writes into the model is gone at the end."""
+    more = {"training__epochs": 1, "measures__dynamics": 0, "measures__prunability__sparsities": [0.5]}
+    plain, decayed, powers = (
+        run(measured(tmp_path / name, training__prepare=prepare, **more))
+        for name, prepare in (
+            ("plain", {}),
+            ("decayed", {"p_norm_decay": {"strength": 50.0}}),
+            ("powers", {"powerprop": {"alpha": 2.0}, "sam": {}}),
+        )
+    )
+    assert decayed.prunability.weights.mean_size < 0.5 * plain.prunability.weights.mean_size
+    assert powers.prunability.weights.e50 != plain.prunability.weights.e50
+    assert [row.name for row in powers.prunability.layers] == [row.name for row in plain.prunability.layers]
+
+
 @pytest.mark.parametrize("stop", ["train", "save"])
 def test_measures_of_a_killed_run_are_those_of_one_that_was_not(looked_at, tmp_path, stop):
     recipe = measured(tmp_path / "out")

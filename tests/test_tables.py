@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -122,6 +123,25 @@ def test_the_benchmark_of_surgery_tells_all_models(tmp_path):
     assert "| swin" not in told
     assert "all 2 classification models" in told
     assert "is **0.25**, **0.50** with the proof, of the 1 that both can do. Torch-Pruning cannot do swin." in told
+
+
+def test_random_networks_add_up_range_by_range(tmp_path, monkeypatch):
+    fuzz = runpy.run_path(str(ROOT / "benchmarks" / "fuzz.py"))
+    assert "Not measured" in speed.fuzz(tmp_path)
+    path = tmp_path / "benchmarks" / "fuzz.json"
+    path.parent.mkdir()
+    assert fuzz["following"](path) == 0
+    refused = {"seed": 2, "failure": "refused by the proof: why", "reproduce": "check(...)"}
+    assert [fuzz["kind"](text) for text in ("AssertionError: ", "KeyError: 'a'")] == ["wrong", "crashed"]
+    fuzz["save"](path, fuzz["ranged"]([{"seed": 0, "groups": 3}, {"seed": 1, "groups": 4}, refused]))
+    assert fuzz["following"](path) == 3
+    fuzz["save"](path, fuzz["ranged"]([{"seed": 3, "groups": 5}]))
+    told = speed.fuzz(tmp_path)
+    assert told.startswith("4 random networks over all families of operators, with 12 groups")
+    assert "**0** wrong, **1** refused by the proof alone, **0** crashed. seed 2 refused (refused by" in told
+    assert "Seeds 0 to 3, torch 2." in told
+    fuzz["save"](path, fuzz["ranged"]([{"seed": 2, "groups": 6}, {"seed": 3, "groups": 5}]))  # again: the first is gone
+    assert [(r["first"], r["networks"]) for r in fuzz["kept"](path)] == [(2, 2)]
 
 
 def test_the_benchmark_of_training_is_told_with_its_spread(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from secateur.report.record import RunRecord, SnapshotRow, StageRow
@@ -23,8 +24,9 @@ def table(head: list[str], lines: list[list[str]], *, numbers: bool = True) -> s
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, marks, *lines])
 
 
+@cache
 def gathered(results: Path = RESULTS, files: Path = EXPERIMENTS) -> dict[str, list[RunRecord]]:
-    """The records of every experiment by its title, one a seed."""
+    """The records of every experiment by its title, one a seed; read once for all tables, not to be changed."""
     found: dict[str, list[RunRecord]] = {}
     for experiment, record in kept(results, files):
         found.setdefault(experiment.title, []).append(record)

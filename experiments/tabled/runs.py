@@ -1,12 +1,12 @@
-"""Runs, a row an experiment: those that prune, those that only train, and what gradient sampling changes."""
+"""Runs, a row an experiment: those that prune and those that only train."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from secateur.report.record import PrunabilityRow, RunRecord, StageName
-from secateur.report.seeds import Spread, spread
+from secateur.report.record import RunRecord, StageName
+from secateur.report.seeds import spread
 from secateur.report.text import duration
 from tabled.common import ACCURACIES, RESULTS, Records, epochs, gathered, percent, ratio, table
 
@@ -18,7 +18,7 @@ def _link(title: str, records: list[RunRecord]) -> str:
     return f"[{title}]({where}): {first.model}, {first.data}{asked}, {epochs(first)} epochs"
 
 
-TOLD_ELSEWHERE = ("decay_pruning/", "learned_sparsity/")
+TOLD_ELSEWHERE = ("decay_pruning/", "learned_sparsity/", "lost_in_pruning/")
 """Questions that have tables of their own."""
 
 
@@ -77,42 +77,4 @@ def _plain_loop(title: str, results: Path) -> list[list[str]]:
     return [[name, str(len(found)), accuracy.words(), between, duration(time.mean), "cpu"]]
 
 
-SPARSITIES = (0.5, 0.7, 0.9)
-
-
-def gradient_sampling() -> str:
-    """One row an optimizer: dense, and after one-shot pruning under one threshold, without and with batch norm."""
-    lines = []
-    for title, records in gathered().items():
-        found = [record.prunability for record in records if record.prunability is not None]
-        if not title.startswith("gradient_sampling/") or not found:
-            continue
-        spreads = [_pruned(found, sparsity, again) for sparsity in SPARSITIES for again in (False, True)]
-        cells = [value.words() if value else "" for value in spreads]
-        shape = [spread([getattr(row.weights, name) for row in found]) for name in ("e50", "mean_size")]
-        lines.append(
-            [
-                title.partition("/")[2],
-                str(epochs(records[0])),
-                str(len(records)),
-                percent([record.dense for record in records]),
-                *cells,
-                *(f"{value.mean:.3g}" if value else "" for value in shape),
-            ]
-        )
-    heads = [f"{100 * sparsity:.0f} %{extra}" for sparsity in SPARSITIES for extra in ("", ", + batch norm")]
-    head = ["network, optimizer", "epochs", "seeds", "dense", *heads, "smaller half", "mean size"]
-    told = (
-        f"{ACCURACIES} “+ batch norm”: its statistics estimated anew on training images; “smaller half”: the share of "
-        "the squared norm that it holds."
-    )
-    return f"{table(head, lines)}\n\n{told}" if lines else "No results are kept yet."
-
-
-def _pruned(found: list[PrunabilityRow], sparsity: float, again: bool) -> Spread | None:
-    """Accuracy at one sparsity over the seeds, or None where it was not measured."""
-    points = [row.at(sparsity, reestimated=again) for row in found]
-    return spread([point.accuracy for point in points if point is not None])
-
-
-TABLES = {"runs": runs, "dense": dense, "gradient sampling": gradient_sampling}
+TABLES = {"runs": runs, "dense": dense}

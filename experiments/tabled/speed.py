@@ -177,6 +177,26 @@ def coverage(library: str | None = None) -> str:
     return str(tables["details"](found[library]["models"]))
 
 
+@_measured("fuzz.py --save")
+def fuzz(result: Result) -> str:
+    """What became of random networks, in a sentence, with every seed that was refused or failed."""
+    ranges = result["ranges"]
+    networks, groups = (sum(part[key] for part in ranges) for key in ("networks", "groups"))
+    counts, told = [], []
+    for kind, words in (("wrong", "wrong"), ("refused", "refused by the proof alone"), ("crashed", "crashed")):
+        rows = [row for part in ranges for row in part[kind]]
+        counts.append(f"**{len(rows)}** {words}")
+        told += [f"seed {row['seed']} {kind} ({row['failure']})" for row in rows]
+    seeds = ", ".join(f"{part['first']:,} to {part['first'] + part['networks'] - 1:,}" for part in ranges)
+    torch = ", ".join(dict.fromkeys(part["versions"]["torch"].partition("+")[0] for part in ranges))
+    commits = ", ".join(dict.fromkeys(part["commit"] or "unknown" for part in ranges))
+    return (
+        f"{networks:,} random networks over all families of operators, with {groups:,} groups, were cut at random and "
+        f"held against the laws: {', '.join(counts)}. {''.join(f'{one}. ' for one in told)}Seeds {seeds}, torch {torch}"
+        f", commit {commits}; `python benchmarks/fuzz.py --save` goes on."
+    )
+
+
 @_measured("evaluate.py")
 def evaluate(result: Result) -> str:
     """Time and memory of the whole evaluation of one network."""
@@ -236,6 +256,6 @@ def gates(result: Result) -> str:
 
 TABLES = {
     "surgery": surgery, "training": training, "step": step, "optim": optim, "coverage": coverage,
-    "evaluate": evaluate, "corruptions": corruptions, "gates": gates,
+    "fuzz": fuzz, "evaluate": evaluate, "corruptions": corruptions, "gates": gates,
     **{f"coverage of {name}": partial(coverage, name) for name in ("torchvision", "timm", "transformers")},
 }  # fmt: skip

@@ -14,6 +14,7 @@ Random numbers are drawn on the CPU, so that every device sees the same ones.
 from __future__ import annotations
 
 import difflib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -263,14 +264,15 @@ def augmentations(
     """The augmentations that `asked` means: True is `usual`, False is none, else names, in one string or several.
 
     A name means the one in `usual`, where it has one of that kind; "crop=2" sets its parameter. The result is sorted
-    by kind. Raises `InputError` for what is not known, or named twice.
+    by kind. Names in one string are parted by blanks, commas or "+". Raises `InputError` for what is not known, or is
+    named twice.
 
     >>> augmentations("crop flip cutout=0.25")
     (Crop(padding=4), Flip(), Cutout(share=0.25))
     """
     if isinstance(asked, bool):
         return tuple(usual) if asked else ()
-    wanted = asked.replace(",", " ").split() if isinstance(asked, str) else list(asked)
+    wanted = re.findall(r"[^\s,+]+", asked) if isinstance(asked, str) else list(asked)
     made = [_named(item, usual, known) if isinstance(item, str) else item for item in wanted]
     for step in made:
         if not isinstance(step, Augmentation):

@@ -14,6 +14,7 @@ from secateur.errors import InputError, TraceError
 from secateur.graph import rules
 from secateur.graph.cost import StructuralCost
 from secateur.graph.eager import eagerly
+from secateur.graph.garbage import only_new
 from secateur.graph.probing import probe
 from secateur.graph.solution import Solution
 from secateur.graph.terms import Atom, Cat, Dim, Reason, atoms, first_reason, is_const, labels, norm, size
@@ -48,6 +49,7 @@ def _unused(recording: Recording) -> set[int]:
 
 
 @eagerly()
+@only_new()
 def groups(
     model: nn.Module,
     example: Any = None,
@@ -240,7 +242,7 @@ def _choose(
 
     Last, the atoms for which others were left out.
     """
-    seen: dict[Atom, None] = {}
+    seen: dict[Atom, str] = {}
     rivals: list[list[Atom]] = []
     frozen: list[Frozen] = []
     repeated: set[Atom] = set()
@@ -251,7 +253,8 @@ def _choose(
                 if len(set(factors)) > 1:
                     rivals.append(factors)
                 repeated |= {a for a in factors if factors.count(a) > 1}
-            seen.update(dict.fromkeys(atoms(d)))
+            for found in atoms(d):
+                seen.setdefault(found, f"{leaf.name}[{axis}]")
             if is_const(d) and leaf.kind == "parameter" and (reason := _why(dim)) and reason[0] != KERNEL:
                 frozen.append(Frozen(f"{leaf.name}[{axis}]", size(d), *reason))
     dropped: dict[Atom, str] = dict.fromkeys(repeated, "its units meet each other in one dimension")
@@ -266,8 +269,7 @@ def _choose(
                 if other is not best:
                     dropped[other] = "it is one factor of a dimension whose other factor is pruned (heads or head size)"
     for lost, text in dropped.items():
-        names = _where(recording, dims, lost)
-        frozen.append(Frozen(names[0] if names else "", lost.size, text))
+        frozen.append(Frozen(seen.get(lost, ""), lost.size, text))
     return [a for a in seen if a not in dropped], frozen, preferred
 
 
@@ -291,15 +293,6 @@ def _products(dim: Dim) -> Iterable[list[Atom]]:
         return [outer] if outer else []
     combined = ([*outer, *chain(*inner)] for inner in product(*choices))
     return [sorted(found, key=order.__getitem__) for found in combined]
-
-
-def _where(recording: Recording, dims: Mapping[str, list[Dim]], wanted: Atom) -> list[str]:
-    return [
-        f"{leaf.name}[{i}]"
-        for leaf in _known(recording, dims)
-        for i, d in enumerate(dims[leaf.name])
-        if wanted in set(atoms(d))
-    ]
 
 
 def _build(recording: Recording, terms: rules.Terms, dims: Mapping[str, list[Dim]], chosen: list[Atom]) -> list[Group]:

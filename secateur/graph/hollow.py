@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from secateur.graph.choices import depends_on_values
+from secateur.graph.nested import mapped
 
 Shape = Sequence[int]
 
@@ -84,8 +85,8 @@ def _on_meta(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
             twins[id(tensor)] = tensor, meta
         return twins[id(tensor)][1]
 
-    meta_args = [_mapped(twin, value) for value in args]
-    meta_kwargs = {name: _mapped(twin, value) for name, value in kwargs.items()}
+    meta_args = [mapped(Tensor, twin, value) for value in args]
+    meta_kwargs = {name: mapped(Tensor, twin, value) for name, value in kwargs.items()}
     device = _device(kwargs.get("device"), [tensor for tensor, _ in twins.values()])
     if "device" in kwargs or not twins:
         meta_kwargs["device"] = torch.device("meta")
@@ -101,16 +102,7 @@ def _on_meta(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
             raise NeedsDataError(f"{func} changes the shape of its argument")
         return original
 
-    return _mapped(back, result)
-
-
-def _mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """A function applied to the tensors in an argument or a result; torch's own for trees takes longer than a call."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if type(value) in (list, tuple):
-        return type(value)(_mapped(function, v) for v in value)
-    return value
+    return mapped(Tensor, back, result)
 
 
 def _check(tensor: Tensor) -> None:
@@ -183,10 +175,18 @@ def _pointwise(x: Any, *others: Any) -> Any:
         if isinstance(other, Tensor):
             if not (_usual(other) and _like(other, x)):
                 return None
-            shape = shape if other.shape == shape else torch.broadcast_shapes(shape, other.shape)
+            shape = shape if other.shape == shape else _broadcast(shape, other.shape)
         elif isinstance(other, complex):
             return None
     return _new(x, shape)
+
+
+def _broadcast(one: Shape, other: Shape) -> Shape:
+    """The shape of both together; torch's own function takes longer than the call."""
+    if len(one) == len(other) and all(n == m or 1 in (n, m) for n, m in zip(one, other, strict=True)):
+        return [m if n == 1 else n for n, m in zip(one, other, strict=True)]
+    shape: Shape = torch.broadcast_shapes(one, other)
+    return shape
 
 
 def _permuted_pointwise(x: Any, *others: Any) -> Any:

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from secateur.graph.choices import Held
 from secateur.graph.cutting import like
 from secateur.graph.hollow import hollow_like, of
+from secateur.graph.nested import all_of
 from secateur.graph.state import undisturbed
 from secateur.graph.terms import Atom, size
 from secateur.graph.trace import (
@@ -119,7 +120,7 @@ class Lockstep(TorchDispatchMode):
         if _relaid(op, self.asked):
             return self.execute(func, args, kwargs)
         result = self.execute(func, args, kwargs)
-        shapes = [tuple(t.shape) for t in tree_leaves(result) if isinstance(t, Tensor)]
+        shapes = [tuple(t.shape) for t in all_of(Tensor, result)]
         if canonical(op) in LAYOUT:
             self._pass_layout(canonical(op), shapes)
         else:
@@ -188,14 +189,11 @@ class Lockstep(TorchDispatchMode):
             self._deviate(f"slice starts at {start} instead of {expected}")
 
     def _compare_numbers(self, call: Call) -> None:
+        kinds = NUMBERS[canonical(call.op) in SCALED]
         for name, now in self.asked.items():
-            then = call.args.get(name)
-            if (
-                name in call.resize
-                or isinstance(now, bool)
-                or not isinstance(now, NUMBERS[canonical(call.op) in SCALED])
-            ):
+            if type(now) not in kinds or name in call.resize:
                 continue
+            then = call.args.get(name)
             if isinstance(then, int | float) and abs(now - then) > 1e-9 * abs(then):
                 self.drifts.append(Drift(call, then, now))
 

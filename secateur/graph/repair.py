@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeAlias
 
 from torch import nn
@@ -110,9 +111,10 @@ def get_attribute(module: nn.Module, attribute: str) -> Any:
 def standard(model: nn.Module, calls: list[Call], counts: Mapping[Atom, int]) -> list[tuple[str, str, Number]]:
     """Bring torch's own layers in line with their tensors; returns what was set as (module, attribute, value)."""
     done: list[tuple[str, str, Number]] = []
+    modules = dict(model.named_modules())
     for call in calls:
         for attribute, term in _stated(call):
-            owner = model.get_submodule(call.module)
+            owner = modules[call.module]
             if attribute == "num_features" and not _is_bare(owner):
                 continue
             if not isinstance(getattr(owner, attribute, None), int):
@@ -120,14 +122,19 @@ def standard(model: nn.Module, calls: list[Call], counts: Mapping[Atom, int]) ->
             if size(term) == getattr(owner, attribute) != size(term, counts):
                 done.append((call.module, attribute, size(term, counts)))
                 setattr(owner, attribute, size(term, counts))
-    for path, module in model.named_modules():
-        for kind, facts in STANDARD.items():
-            if isinstance(module, kind):
-                for attribute, value in facts(module).items():
-                    if getattr(module, attribute, value) != value:
-                        setattr(module, attribute, value)
-                        done.append((path, attribute, value))
+    for path, module in modules.items():
+        for facts in _standing(type(module)):  # type: ignore[arg-type] # classes are hashable
+            for attribute, value in facts(module).items():
+                if getattr(module, attribute, value) != value:
+                    setattr(module, attribute, value)
+                    done.append((path, attribute, value))
     return done
+
+
+@cache
+def _standing(kind: type[nn.Module]) -> tuple[Callable[[Any], dict[str, Any]], ...]:
+    """What tells the standard attributes of a class of layers."""
+    return tuple(facts for known, facts in STANDARD.items() if issubclass(kind, known))
 
 
 def _stated(call: Call) -> Iterator[tuple[str, Dim]]:
@@ -147,8 +154,8 @@ def _is_bare(module: nn.Module) -> bool:
 
 def integers(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """The attributes of a module that hold an integer, or several, but standard ones; then its configuration's."""
-    standing = (facts(module) for kind, facts in STANDARD.items() if isinstance(module, kind))
-    known = {*GEOMETRY, *(name for facts in standing for name in facts)}
+    standing = _standing(type(module))  # type: ignore[arg-type]
+    known = {*GEOMETRY, *(name for facts in standing for name in facts(module))}
     own = {name: value for name, value in vars(module).items() if not name.startswith("_") and name not in known}
     yield from ((name, value) for name, value in own.items() if _is_number(value))
     for name, value in own.items():

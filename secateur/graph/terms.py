@@ -158,7 +158,7 @@ def mask(dim: Dim, keep: Mapping[Atom, NDArray[np.bool_]]) -> NDArray[np.bool_]:
             kept = keep[factor] if factor in keep else np.ones(factor.size, dtype=bool)
         else:
             kept = np.concatenate([mask(part, keep) for part in factor.parts])
-        result = np.kron(result, kept).astype(bool)
+        result = (result[:, None] & kept).reshape(-1)
     return result
 
 

@@ -25,6 +25,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
 from secateur.errors import InputError, TraceError
 from secateur.graph import hollow, memory
 from secateur.graph.choices import Choices, Execute, Held
+from secateur.graph.nested import all_of, mapped
 from secateur.graph.state import Written, undisturbed
 from secateur.graph.terms import Dim, atom, const, is_const, norm
 
@@ -80,7 +81,7 @@ class Call:
             if isinstance(value, Value):
                 found.append(value)
             elif type(value) in (list, tuple):
-                found += [v for v in tree_leaves(value) if isinstance(v, Value)]
+                found += all_of(Value, value)
         return found
 
 
@@ -301,7 +302,7 @@ class Recorder(TorchDispatchMode):
             return func(*args, **kwargs)
         bound = self._bind(func, args, kwargs)
         result = self.execute(func, args, kwargs)
-        outs = [self._result(t) for t in tree_leaves(result) if isinstance(t, Tensor)]
+        outs = [self._result(t) for t in all_of(Tensor, result)]
         self.calls.append(Call(func, bound, outs, tuple(self.stack)))
         return result
 
@@ -312,7 +313,7 @@ class Recorder(TorchDispatchMode):
             if isinstance(value, Tensor):
                 value = self.value(value)
             elif type(value) in (list, tuple):
-                value = tree_map_only(Tensor, self.value, value)
+                value = mapped(Tensor, self.value, value)
             bound[name] = value
         return bound
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import chain, islice
 from typing import TypeAlias
 
 from torch import nn
@@ -150,8 +150,8 @@ class Trial:
 
 def _fresh(wanted: int, widths: range, taken: set[int]) -> int:
     """The width nearest to the one that is wanted which no other group has; that one itself where all are taken."""
-    free = [width for width in widths if width not in taken]
-    chosen = min(free, key=lambda width: abs(width - wanted)) if free else wanted
+    nearest = chain.from_iterable((wanted - away, wanted + away) for away in range(len(widths) + 1))
+    chosen = next((width for width in nearest if width in widths and width not in taken), wanted)
     taken.add(chosen)
     return chosen
 

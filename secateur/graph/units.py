@@ -232,8 +232,10 @@ class Groups(Sequence[Group]):
         Of a parametrised one it is the parameter that is trained, not what is computed from it.
         """
         path, _, attribute = name.rpartition(".")
-        module = self.model.get_submodule(path)
-        if is_parametrized(module, attribute):
+        module = self.model
+        for part in path.split(".") if path else ():
+            module = cast(nn.Module, module._modules[part])  # get_submodule takes ten times as long
+        if "parametrizations" in module._modules and is_parametrized(module, attribute):
             module, attribute = cast(nn.ModuleDict, module.parametrizations)[attribute], "original"
         value = getattr(module, attribute)
         assert isinstance(value, Tensor)

@@ -129,7 +129,8 @@ def potential_interval(
     found, losses = [], []
     for drawn in _resamples(samples, draws, generator):
         chosen = torch.randint(0, len(nets), (len(nets),), generator=generator).tolist()
-        own = [[float(nets[net](drawn)[i]) for i in order] for net in chosen]
+        values = {net: torch.as_tensor(nets[net](drawn)).tolist() for net in set(chosen)}
+        own = [[values[net][i] for i in order] for net in chosen]
         found.append(sum(_potential(ordered, each, margin).interpolated for each in own) / len(own))
         losses.append([sum(each) / len(own) for each in zip(*own, strict=True)])
     tail = (1 - confidence) / 2

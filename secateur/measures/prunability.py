@@ -22,6 +22,7 @@ from secateur.errors import InputError
 from secateur.graph.elements import Patterns, elements
 from secateur.measures.classification import accuracy
 from secateur.training.batch_norm import reestimate_batch_norm
+from secateur.training.precision import resolve_channels_last
 
 Scope = Literal["global", "layer"]
 SPARSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -124,6 +125,8 @@ def prunability(
     """
     _check(sparsities, scopes, line, bins)
     pruned = copy.deepcopy(model)
+    if resolve_channels_last("auto", pruned):
+        pruned = pruned.to(memory_format=torch.channels_last)
     tensors = {
         group.name: pruned.get_parameter(group.name) for group in elements(pruned, include=include, exclude=exclude)
     }

@@ -34,7 +34,19 @@ from secateur.methods import (
     SoftThreshold,
     Spred,
 )
-from secateur.optim import StochGradAdam, StochGradAdamW, sampled_adamw, sampled_sgd
+from secateur.optim import (
+    SAM,
+    VAR,
+    CrAM,
+    Factorised,
+    Hoyer,
+    PNormDecay,
+    Powerprop,
+    StochGradAdam,
+    StochGradAdamW,
+    sampled_adamw,
+    sampled_sgd,
+)
 from secateur.removal import Adaptive, Decay, Fading, Multiplicative
 from secateur.sensitivity import pfp, sipp
 
@@ -67,6 +79,17 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 SET_BY_KEYS = ("params", "lr", "momentum", "nesterov", "weight_decay")
 """Parameters of optimizers for which a recipe has keys of their own, where the optimizer has them."""
+
+PREPARING: dict[str, Callable[..., Any]] = {
+    "sam": SAM,
+    "cram": CrAM,
+    "var": VAR,
+    "hoyer": Hoyer,
+    "p_norm_decay": PNormDecay,
+    "powerprop": Powerprop,
+    "factorised": Factorised,
+}
+"""What `training.prepare` can name: methods that make a network prunable and remove nothing."""
 
 METHODS: dict[str, type[Pruner]] = {
     "iterative": Iterative,

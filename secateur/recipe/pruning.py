@@ -214,7 +214,7 @@ class PruningPart(Part):
         """See that every waypoint leaves less than the one before, and the budget less than all of them."""
         if not self.waypoints:
             return self
-        if "rounds" in self.model_fields_set:
+        if self.rounds != PruningPart.model_fields["rounds"].default:  # a saved recipe names it as it is left out
             raise MisfitError("rounds", "must be left out: 'pruning.waypoints' says how many there are.")
         budget = planning.Budget.parse(self.budget)
         last = {"share": budget.amount / 100, "factor": 1 / budget.amount, "absolute": 0.0}[budget.form]

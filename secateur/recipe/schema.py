@@ -19,7 +19,7 @@ from secateur.recipe import text
 from secateur.recipe.parts import BatchNormPart, DataPart, MeasuresPart, ModelPart, Part, default
 from secateur.recipe.pruning import MethodPart, PruningPart
 from secateur.recipe.text import Written
-from secateur.recipe.trainings import FineTuningPart, TrainingPart
+from secateur.recipe.trainings import DenseTrainingPart, FineTuningPart, TrainingPart
 from secateur.recipe.wrong import MisfitError, told
 from secateur.training.rewinding import repeated
 from secateur.training.settings import Training
@@ -44,7 +44,7 @@ class Recipe(Part):
     """Of the schema."""
     model: ModelPart
     data: DataPart
-    training: TrainingPart = TrainingPart()
+    training: DenseTrainingPart = DenseTrainingPart()
     pruning: PruningPart | None = PruningPart()
     batch_norm: BatchNormPart = BatchNormPart()
     fine_tuning: FineTuningPart = FineTuningPart()

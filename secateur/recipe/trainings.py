@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from torch.optim import Optimizer
 
 from secateur.errors import InputError
-from secateur.recipe.choices import OPTIMIZERS, SET_BY_KEYS, parameters, require_known, require_options
+from secateur.recipe.choices import OPTIMIZERS, PREPARING, SET_BY_KEYS, parameters, require_known, require_options
 from secateur.recipe.parts import Part, default
 from secateur.training.adversarial import Adversarial
 from secateur.training.distillation import Distillation
@@ -21,7 +21,7 @@ _SGD: Mapping[str, Any] = default(Training, "optimizer").keywords
 
 
 class TrainingPart(Part):
-    """The training of the dense model."""
+    """A training: parameters of `fit` and of its optimizer."""
 
     epochs: int = Field(default=0, ge=0)
     """Passes over the training data; 0: no training."""
@@ -88,6 +88,26 @@ class TrainingPart(Part):
         kind = OPTIMIZERS[self.optimizer]
         given = {name: getattr(self, name) for name in SET_BY_KEYS if name in parameters(kind) and hasattr(self, name)}
         return partial(kind, **given, **self.options)
+
+
+class DenseTrainingPart(TrainingPart):
+    """The training of the dense model."""
+
+    prepare: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """What makes the network prunable meanwhile: sam, cram, var, hoyer, p_norm_decay, powerprop or factorised, each
+    with its options, as in {cram: {rho: 0.2}}."""
+
+    @field_validator("prepare")
+    @classmethod
+    def _fits(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name, options in value.items():
+            require_options(require_known(name, PREPARING), PREPARING[name], options, ())
+            PREPARING[name](**options)
+        return value
+
+    def preparing(self) -> list[Any]:
+        """The methods for `fit` that `prepare` names."""
+        return [PREPARING[name](**options) for name, options in self.prepare.items()]
 
 
 class DistillPart(Part):

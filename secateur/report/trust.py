@@ -9,10 +9,11 @@ from pathlib import Path
 from markupsafe import Markup
 
 from secateur.files import atomic_write
+from secateur.measures.excess import excess_slope
 from secateur.report import charts, text
-from secateur.report.trust_charts import Banded, Bar, banded, bars, change_bar, reliability, shade
+from secateur.report.trust_charts import Banded, Bar, banded, bars, change_bar, reliability, shade, through_origin
 from secateur.report.trust_record import NOMINAL, ClassRow, SheetRow, TrustRecord, WorstRow
-from secateur.report.trust_words import DOUBT, lost, named, paragraphs
+from secateur.report.trust_words import DOUBT, excess, lost, named, paragraphs
 
 FILES = {"json": "trust.json", "page": "trust.html"}
 SHOWN_CLASSES = 20
@@ -64,6 +65,7 @@ class Section:
     summary: Table
     potential: dict[str, Markup]
     curves: dict[str, Markup]
+    excess: dict[str, Markup]
     heats: list[Heat]
     reliability: list[Markup]
     calibration: Table | None
@@ -89,7 +91,12 @@ def section(record: TrustRecord) -> Section:
         classes_left=max(0, len(classes) - SHOWN_CLASSES),
         worst=_worst(record),
         noise=_noise(record),
-        tables=[table for table in (_ood(record), _attack(record), _features(record)) if table is not None],
+        excess=_sized(record, _excess),
+        tables=[
+            table
+            for table in (*_metrics(record), _population(record), _ood(record), _attack(record), _features(record))
+            if table is not None
+        ],
     )
 
 
@@ -190,6 +197,69 @@ def _point(record: TrustRecord, sheets: Sequence[SheetRow], model: int) -> tuple
     quarter = len(values) // 4
     low, high = (found[0].low, found[0].high) if len(found) == 1 else (values[quarter], values[-1 - quarter])
     return record.models[model].ratio, sum(values) / len(values), low, high
+
+
+def _excess(record: TrustRecord, width: int, key: str) -> Markup | None:
+    """The excess error of every pruned model over its ratio, with the line through the dense one."""
+    rows = [row for row in record.sheets if row.severity]
+    if not rows or len(record.pruned) < 2:
+        return None
+    points = [(record.models[i].ratio, excess(record, rows, i)) for i in record.pruned]
+    line = excess_slope([ratio for ratio, _ in points], [value for _, value in points])
+    return through_origin(points, (line.value, line.low, line.high), title="Excess error over the prune ratio",
+                          name="excess error, points", across="prune ratio, %", key=f"excess-{key}",
+                          width=width)  # fmt: skip
+
+
+def _metrics(record: TrustRecord) -> list[Table]:
+    """A table a metric of the user's: its values, and how far the pruned models keep it."""
+    made = []
+    shifted = [row for row in record.sheets if row.severity]
+    for place, first in enumerate(record.sheets[0].metrics):
+        others = [row.metrics[place] for row in shifted]
+        lines = [
+            (
+                model.name,
+                text.number(first.values[i]),
+                text.number(sum(row.values[i] for row in others) / len(others)) if others else text.MISSING,
+                text.number(min(row.values[i] for row in others)) if others else text.MISSING,
+            )
+            for i, model in enumerate(record.models)
+        ]
+        reach = first.potential
+        told = "" if reach is None else (
+            f" Within {100 * record.margin:g} points of it the models can be pruned to "
+            f"{text.share(reach.interpolated, 0)} (95 % interval {text.share(reach.low, 0)} to "
+            f"{text.share(reach.high, 0)})."
+        )  # fmt: skip
+        heads = ("model", "as they are", "mean shifted", "worst shift")
+        made.append(Table(f"The metric {first.name}.{told}", heads, tuple(lines)))
+    return made
+
+
+def _population(record: TrustRecord) -> Table | None:
+    """What several trainings say together."""
+    row = record.population
+    if row is None:
+        return None
+    hurt = [each.name for each in row.classes if each.p_value < DOUBT and each.after < each.before]
+    number = len(row.potentials)
+    before, after = row.identified
+    lines = [
+        ("potential, mean", text.share(sum(row.potentials) / number, 1)),
+        ("potential, training by training", ", ".join(text.share(each, 1) for each in row.potentials)),
+        ("95 % interval over trainings and images", f"{text.share(row.low, 1)} to {text.share(row.high, 1)}"),
+        ("no worse for certain up to", text.share(row.safe, 1)),
+        ("classes that lost more than chance", ", ".join(hurt) or "none"),
+        ("images answered differently as a rule", f"{len(row.exemplars):,}"),
+    ]
+    if row.exemplars:
+        lines.append(("accuracy on those, dense → pruned", f"{text.share(before, 1)} → {text.share(after, 1)}"))
+    caption = (
+        f"{row.nets} trainings of the same models, images as they are; classes by Welch’s test over trainings, "
+        f"corrected after Holm.{' Fewer than five say little about images.' if row.nets < 5 else ''}"
+    )
+    return Table(caption, ("over trainings", "value"), tuple(lines))
 
 
 def _heats(record: TrustRecord) -> list[Heat]:
@@ -344,6 +414,7 @@ def _features(record: TrustRecord) -> Table | None:
     lines = tuple((name, *(text.share(v, 0) for v in found)) for name, found in zip(names, row.confidence, strict=True))
     caption = (
         f"Mean confidence in the true class of a model (column) that sees only the {text.share(row.share, 0)} of the "
-        f"pixels that another (row) decides by; {row.images} images, pixels ranked by gradients."
+        f"pixels that another (row) decides by; {row.images} images, pixels ranked by "
+        f"{'BackSelect' if row.exact else 'gradients'}."
     )
     return Table(caption, ("pixels of", *names), lines)

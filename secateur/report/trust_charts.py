@@ -69,7 +69,7 @@ def banded(curves: Sequence[Banded], *, title: str, name: str, across: str, key:
     low, high = max(0.0, min(values) - 0.02), min(1.0, max(values) + 0.02)
     last = max(point[0] for curve in curves for point in curve.points) or 1.0
     x, y = linear(0.0, last, frame.x), linear(low, high, frame.y)
-    marks = [(x(v), f"{100 * v:g}") for v in ticks(0.0, last, 4)]
+    marks = [(x(v), f"{100 * v:g}") for v in ticks(0.0, last)]
     upwards = [(y(v), f"{100 * v:g}") for v in ticks(low, high)]
     drawn: list[Markup] = []
     beside = frame.x[1] + 14
@@ -88,6 +88,40 @@ def banded(curves: Sequence[Banded], *, title: str, name: str, across: str, key:
     ends = [(curve.label, *(text.share(curve.points[i][1], 1) for i in (0, -1))) for curve in curves]
     said = "; ".join(f"{label} from {first} to {end}" for label, first, end in ends)
     return svg(frame, key, title, said, axes(frame, marks, upwards, across, name), *drawn)
+
+
+def through_origin(
+    points: Sequence[tuple[float, float]],
+    line: tuple[float, float, float],
+    *,
+    title: str,
+    name: str,
+    across: str,
+    key: str,
+    width: int,
+) -> Markup:
+    """Points (ratio, share) with a line through the origin, given by its value at ratio 1 and the interval of that."""
+    frame = Frame(width, 300, left=56, right=24)
+    last = max(ratio for ratio, _ in points) or 1.0
+    reach = [0.0, *(value for _, value in points), *(slope * last for slope in line)]
+    room = 0.06 * (max(reach) - min(reach)) or 0.005
+    x, y = linear(0.0, last * 1.04, frame.x), linear(min(reach) - room, max(reach) + room, frame.y)
+    value, low, high = line
+    corners = f"{x(0):.1f},{y(0):.1f} {x(last):.1f},{y(low * last):.1f} {x(last):.1f},{y(high * last):.1f}"
+    across_marks = [(x(v), f"{100 * v:g}") for v in ticks(0.0, last)]
+    upwards = [(y(v), f"{100 * v:g}") for v in ticks(min(reach) - room, max(reach) + room)]
+    said = "; ".join(f"{text.share(ratio, 0)}: {100 * each:+.2f} points" for ratio, each in points)
+    return svg(
+        frame,
+        key,
+        title,
+        f"{said}; line {100 * value:+.2f} points at ratio 1",
+        axes(frame, across_marks, upwards, across, name),
+        tag("line", x1=x(0), x2=x(last), y1=y(0), y2=y(0), class_="ideal"),
+        tag("polygon", points=corners, class_="band slim"),
+        tag("line", x1=x(0), y1=y(0), x2=x(last), y2=y(value * last), class_="line slim"),
+        *(tag("circle", cx=x(ratio), cy=y(each), r=4, class_="dot cut") for ratio, each in points),
+    )
 
 
 def reliability(bins: Sequence[BinRow], *, name: str, key: str, kind: str) -> Markup:

@@ -63,6 +63,14 @@ class PotentialRow(Row):
     safe: float
 
 
+class MetricRow(Row):
+    """A metric of the user's under one shift, one value a model, and how far it holds; None without a pruned ratio."""
+
+    name: str
+    values: tuple[float, ...]
+    potential: PotentialRow | None = None
+
+
 class SheetRow(Row):
     """All models on all images under one shift; severity 0 is that of images as they are."""
 
@@ -71,6 +79,7 @@ class SheetRow(Row):
     answers: tuple[AnswersRow, ...]
     flips: tuple[FlipsRow | None, ...]
     potential: PotentialRow | None = None
+    metrics: tuple[MetricRow, ...] = ()
 
 
 class BinRow(Row):
@@ -180,11 +189,37 @@ class AdversarialRow(Row):
 
 
 class FeaturesRow(Row):
-    """Confidence in the true class, [from][on]: a model sees only the pixels that another ranks highest."""
+    """Confidence in the true class, [from][on]: a model sees only the pixels that another ranks highest.
+
+    `exact`: ranked by BackSelect itself and not by gradients.
+    """
 
     images: int
     share: float
     confidence: tuple[tuple[float, ...], ...]
+    exact: bool = False
+
+
+class PopulationRow(Row):
+    """Several trainings of the same models on the same images under one shift.
+
+    `ratios` are means over the trainings; `potentials` one a training, with the interval [`low`, `high`] of their mean
+    and the ratio up to which worse is ruled out; `classes` and `exemplars` (numbers of images) are those of the most
+    pruned models; `identified` and `rest` hold the mean accuracy of dense and pruned models on them and on the others.
+    """
+
+    kind: str
+    severity: int
+    nets: int
+    ratios: tuple[float, ...]
+    potentials: tuple[float, ...]
+    low: float
+    high: float
+    safe: float
+    classes: tuple[ClassRow, ...]
+    exemplars: tuple[int, ...]
+    identified: tuple[float, float]
+    rest: tuple[float, float]
 
 
 class TrustRecord(Row):
@@ -207,6 +242,7 @@ class TrustRecord(Row):
     ood: tuple[OodRow, ...] = ()
     adversarial: AdversarialRow | None = None
     features: FeaturesRow | None = None
+    population: PopulationRow | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     seconds: dict[str, float] = Field(default_factory=dict)
     settings: dict[str, Any] = Field(default_factory=dict)

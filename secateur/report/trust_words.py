@@ -91,11 +91,11 @@ def _shift(record: TrustRecord) -> str:
         f"It loses most under {named(worst.kind)} of severity {worst.severity} ({text.points(-lost(worst, last))}) and "
         f"least under {named(best.kind)} of severity {best.severity} ({text.points(-lost(best, last))}).",
     ]
-    excess = [_excess(record, rows, model) for model in record.pruned]
-    more = "as much as" if abs(excess[-1]) < _NONE else f"{_difference(excess[-1], 'more', 'less')} than"
+    differences = [excess(record, rows, model) for model in record.pruned]
+    more = "as much as" if abs(differences[-1]) < _NONE else f"{_difference(differences[-1], 'more', 'less')} than"
     words.append(f"The shifts cost it {more} they cost the dense one.")
-    if len(excess) > 1:
-        line = excess_slope([record.models[i].ratio for i in record.pruned], excess)
+    if len(differences) > 1:
+        line = excess_slope([record.models[i].ratio for i in record.pruned], differences)
         words.append(
             f"Over the prune ratio that excess grows by {100 * line.value:.2f} points to all parameters gone "
             f"(95 % interval {100 * line.low:.2f} to {100 * line.high:.2f})."
@@ -111,7 +111,7 @@ def _shift(record: TrustRecord) -> str:
     return " ".join(words)
 
 
-def _excess(record: TrustRecord, rows: list[SheetRow], model: int) -> float:
+def excess(record: TrustRecord, rows: list[SheetRow], model: int) -> float:
     """The difference in excess error of a model over these sheets."""
     sheet = record.at(NOMINAL, 0)
     assert sheet is not None

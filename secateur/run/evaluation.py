@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -39,8 +39,9 @@ class Settings:
 
     `severities`: of the corruptions; `strengths`: "cifar", "imagenet", "mnist", or None for what fits the images;
     `margin`: the error that a prune potential allows; `draws` and `noise_images`: of the noise; `attacked` and
-    `explained`: images attacked and images whose pixels are ranked; `epsilon`: of the attack; `compile`: whether
-    copies of the networks are compiled, which changes the time only.
+    `explained`: images attacked and images whose pixels are ranked; `epsilon`: of the attack; `exact`: pixels are
+    ranked by BackSelect as defined, which takes half a million calls an image of 32x32; `compile`: whether copies of
+    the networks are compiled, which changes the time only.
     """
 
     severities: tuple[int, ...] = (1, 2, 3, 4, 5)
@@ -54,6 +55,7 @@ class Settings:
     seed: int = 0
     batch: int = 250
     probabilities: bool = False
+    exact: bool = False
     compile: bool | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
@@ -71,6 +73,23 @@ class Settings:
         return values
 
 
+Metric = Callable[[Tensor, Tensor], float]
+"""From predictions and labels, int64 [images], to a number that should be large."""
+
+
+@dataclass(frozen=True, eq=False)
+class Further:
+    """What an evaluation looks at beyond its own images and accuracy.
+
+    `shifts`: other labelled images by name and severity, each read when its turn comes; `metrics` by name; `nets`: the
+    same models of further trainings, each a dense one with its pruned ones.
+    """
+
+    shifts: Mapping[tuple[str, int], Callable[[], Pictures]] = field(default_factory=dict)
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    nets: Sequence[Sequence[Subject]] = ()
+
+
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """One evaluation on its way: what its parts share."""
@@ -85,6 +104,18 @@ class Evaluation:
     networks: dict[str, Network] = field(default_factory=dict)
     computed: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    further: Further = field(default_factory=Further)
+    read: dict[tuple[str, int], Pictures] = field(default_factory=dict)
+
+    def shown(self, kind: str, severity: int) -> tuple[Pictures, str]:
+        """The pictures of a shift and the corruption that they get: other images are taken as they are."""
+        place = (kind, severity)
+        if place not in self.further.shifts:
+            return self.pictures, kind
+        if place not in self.read:
+            self.read.clear()  # one set in memory
+            self.read[place] = self.further.shifts[place]().to(self.pictures.images.device)
+        return self.read[place], NOMINAL
 
     def rows(self) -> tuple[ModelRow, ...]:
         """The models as a record tells them, the dense one first."""
@@ -109,9 +140,10 @@ class Evaluation:
     ) -> dict[str, Answers]:
         """What all networks say under one shift."""
         settings = self.settings
+        pictures, corruption = self.shown(kind, severity)
         return answers(
-            self.networks, self.pictures, batch=settings.batch, kind=kind, severity=severity, strengths=self.strengths,
-            seed=settings.seed, probabilities=settings.probabilities, keep=keep,
+            self.networks, pictures, batch=settings.batch, kind=corruption, severity=severity, keep=keep,
+            strengths=self.strengths, seed=settings.seed, probabilities=settings.probabilities,
         )  # fmt: skip
 
 
@@ -142,9 +174,13 @@ def own(made: Evaluation, data: str) -> None:
     owner = Owner(
         models={each.name: fingerprint(each.model) for each in made.subjects},
         roles={each.name: each.role for each in made.subjects},
-        data=f"{data} {_checksum(made.pictures)}",
+        data=f"{data} {checksum(made.pictures)}",
         images=len(made.pictures),
-        settings={**made.settings.identity(), "strengths": made.strengths},
+        settings={
+            **made.settings.identity(),
+            "strengths": made.strengths,
+            "metrics": sorted(made.further.metrics),
+        },
     )
     path = made.folder / "owner.json"
     if not path.exists():
@@ -165,7 +201,7 @@ def own(made: Evaluation, data: str) -> None:
         made.seconds.update({str(k): float(v) for k, v in json.loads((made.folder / CLOCK).read_text()).items()})
 
 
-def _checksum(pictures: Pictures) -> str:
+def checksum(pictures: Pictures) -> str:
     """A few characters that tell one set of images from another."""
     assert pictures.labels is not None
     images = zlib.crc32(pictures.images.cpu().numpy().tobytes())

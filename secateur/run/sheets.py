@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -16,15 +18,17 @@ from secateur.measures.churn import flips
 from secateur.measures.classification import wilson
 from secateur.measures.confidence import calibration
 from secateur.measures.coverage import selective
-from secateur.measures.potential import paired, potential_interval, prune_potential
+from secateur.measures.potential import Interval, Potential, paired, potential_interval, prune_potential
 from secateur.report.record import AccuracyRow
-from secateur.report.trust_record import NOMINAL, AnswersRow, FlipsRow, ModelRow, PotentialRow, SheetRow
+from secateur.report.trust_record import NOMINAL, AnswersRow, FlipsRow, MetricRow, ModelRow, PotentialRow, SheetRow
 from secateur.run.quick import Network
 
 CORRUPTED_AT_ONCE = 1000
 """Images: a corruption costs less each where many are computed together."""
 RESAMPLES = 500
 """Of the bootstrap behind a potential's interval."""
+METRIC_RESAMPLES = 100
+"""Of a metric of the user's, which is called anew for each."""
 
 
 @torch.no_grad()
@@ -72,9 +76,18 @@ def asked(networks: Mapping[str, Network], inputs: Tensor) -> dict[str, Tensor]:
 
 
 def sheet(
-    kind: str, severity: int, found: Mapping[str, Answers], models: Sequence[ModelRow], margin: float, seed: int
+    kind: str,
+    severity: int,
+    found: Mapping[str, Answers],
+    models: Sequence[ModelRow],
+    margin: float,
+    seed: int,
+    metrics: Mapping[str, Callable[[Tensor, Tensor], float]] = MappingProxyType({}),
 ) -> SheetRow:
-    """The row of a sheet: every model's answers, what differs from the dense model, and the prune potential."""
+    """The row of a sheet: every model's answers, what differs from the dense model, and the prune potential.
+
+    Raises `InputError` for a metric that gives no finite number.
+    """
     first = found[models[0].name]
     different = [None if i == 0 else _flips(first, found[model.name]) for i, model in enumerate(models)]
     return SheetRow(
@@ -83,6 +96,7 @@ def sheet(
         answers=tuple(_answers(found[model.name]) for model in models),
         flips=tuple(different),
         potential=_potential(first, found, models, margin, seed),
+        metrics=tuple(_metric(name, each, found, models, margin, seed) for name, each in metrics.items()),
     )
 
 
@@ -104,6 +118,39 @@ def _flips(dense: Answers, other: Answers) -> FlipsRow:
     return FlipsRow(changed=made.changed, negative=made.negative, positive=made.positive, p_value=made.p_value)
 
 
+def _metric(
+    name: str,
+    metric: Callable[[Tensor, Tensor], float],
+    found: Mapping[str, Answers],
+    models: Sequence[ModelRow],
+    margin: float,
+    seed: int,
+) -> MetricRow:
+    """A metric of every model, and how far the pruned ones keep it, with a bootstrap over images."""
+    labels = found[models[0].name].labels
+    said = {model.name: found[model.name].predictions for model in models}
+    values = {each: float(metric(predictions, labels)) for each, predictions in said.items()}
+    wrong = [f"'{each}' {value}" for each, value in values.items() if not math.isfinite(value)]
+    if wrong:
+        raise InputError(f"The metric {name!r} must give a finite number for every model. Got {', '.join(wrong)}.")
+    names = [model.name for model in models]
+    pruned = {model.ratio: model.name for model in models if model.role == "pruned" and model.ratio > 0}
+    row = MetricRow(name=name, values=tuple(values[each] for each in names))
+    if not pruned:
+        return row
+    ratios = sorted(pruned)
+    losses = [1 - values[pruned[ratio]] for ratio in ratios]
+
+    def statistic(drawn: Tensor) -> list[float]:
+        which = torch.repeat_interleave(torch.arange(len(labels)), drawn.long())
+        again = {each: float(metric(said[each][which], labels[which])) for each in (names[0], *pruned.values())}
+        return [again[names[0]] - again[pruned[ratio]] for ratio in ratios]
+
+    made = prune_potential(ratios, losses, 1 - values[names[0]], margin=margin)
+    sure = potential_interval(ratios, [statistic], len(labels), margin=margin, draws=METRIC_RESAMPLES, seed=seed)
+    return row.model_copy(update={"potential": _row(made, sure)})
+
+
 def _potential(
     dense: Answers, found: Mapping[str, Answers], models: Sequence[ModelRow], margin: float, seed: int
 ) -> PotentialRow | None:
@@ -117,6 +164,10 @@ def _potential(
     made = prune_potential(list(wrong), errors, float(own.double().mean()), margin=margin)
     statistic = paired(own, torch.stack(list(wrong.values())))
     sure = potential_interval(list(wrong), [statistic], len(own), margin=margin, draws=RESAMPLES, seed=seed)
+    return _row(made, sure)
+
+
+def _row(made: Potential, sure: Interval) -> PotentialRow:
     return PotentialRow(
         value=made.value,
         contiguous=made.contiguous,

@@ -26,7 +26,7 @@ from secateur.measures.confidence import calibration, tempered
 from secateur.measures.coverage import selective
 from secateur.measures.damage import class_damage
 from secateur.measures.distance import EPSILONS, Level, function_distance
-from secateur.measures.features import backselect_by_gradient, cross_confidence
+from secateur.measures.features import backselect, backselect_by_gradient, cross_confidence
 from secateur.measures.ood import detection
 from secateur.measures.potential import prune_potential
 from secateur.report.record import Row
@@ -127,12 +127,14 @@ def worst_rows(
     last = max((row for row in rows if row.role == "pruned"), key=lambda row: row.ratio).name
     dense, pruned = found[rows[0].name], found[last]
     places = worst(dense.predictions, pruned.predictions, dense.labels, pruned.confidence, number)
+    numbers = made.shown(kind, severity)[0].numbers
+    assert numbers is not None
     return tuple(
         WorstRow(
             kind=kind,
             severity=severity,
             model=last,
-            index=int(made.pictures.numbers[place]),  # type: ignore[index]
+            index=int(numbers[place]),
             label=class_name(made.pictures, int(dense.labels[place])),
             answered=class_name(made.pictures, int(pruned.predictions[place])),
             confidence=float(pruned.confidence[place]),
@@ -146,12 +148,17 @@ def portrait(made: Evaluation, kind: str, severity: int, place: int) -> str:
     """One picture as the models saw it, as a data URI of at most 96 pixels a side."""
     from PIL import Image
 
-    pictures, which = made.pictures, slice(place, place + 1)
+    (pictures, corruption), which = made.shown(kind, severity), slice(place, place + 1)
     assert pictures.numbers is not None
     white = pictures.white(pictures.images[which])
-    if kind != NOMINAL:
+    if corruption != NOMINAL:
         white = corrupt(
-            white, kind, severity, strengths=made.strengths, seed=made.settings.seed, indices=pictures.numbers[which]
+            white,
+            corruption,
+            severity,
+            strengths=made.strengths,
+            seed=made.settings.seed,
+            indices=pictures.numbers[which],
         )
     array = white[0].permute(1, 2, 0).cpu().numpy()
     image = Image.fromarray(array.squeeze(-1) if array.shape[-1] == 1 else array)
@@ -281,9 +288,16 @@ def features(made: Evaluation) -> FeaturesRow:
     inputs = pictures.normalised(pictures.shares(pictures.images))
     networks = [_plain(made, each.model) for each in made.subjects]
     at_once = max(1, inputs[0, 0].numel() // 64)
-    orders = [backselect_by_gradient(network, inputs, at_once=at_once) for network in networks]
+    exact = made.settings.exact
+    orders = [
+        torch.stack([backselect(network, image) for image in inputs])
+        if exact
+        else backselect_by_gradient(network, inputs, at_once=at_once)
+        for network in networks
+    ]
     table = cross_confidence(networks, inputs, orders, pictures.labels.long(), share=SHARE)
-    return FeaturesRow(images=len(pictures), share=SHARE, confidence=tuple(tuple(row) for row in table.tolist()))
+    confidence = tuple(tuple(row) for row in table.tolist())
+    return FeaturesRow(images=len(pictures), share=SHARE, confidence=confidence, exact=exact)
 
 
 def _plain(made: Evaluation, model: torch.nn.Module) -> Network:

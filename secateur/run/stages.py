@@ -35,7 +35,7 @@ from secateur.building import (
 )
 from secateur.errors import TrainingError
 from secateur.files import atomic_write
-from secateur.folder import DENSE, Folder, Value
+from secateur.folder import DENSE, ROUNDS, Folder, Value
 from secateur.graph.units import Groups
 from secateur.masks import masked
 from secateur.optim.recorder import Recorder
@@ -70,9 +70,6 @@ from secateur.training.rewinding import KeptWeights, rewind_weights
 
 LOGS = "logs"
 """Where the epochs of trainings are written as they pass."""
-
-ROUNDS = "rounds"
-"""Where the model of every round is left, fine-tuned, where there are several."""
 
 
 class CutRow(Row):
@@ -263,7 +260,7 @@ class Run:
         rewind = self.recipe.fine_tuning.rewind
         every = self.recipe.measures.dynamics
         recorder = Recorder(every or 1)
-        methods: list[Any] = [recorder] if every else []
+        methods: list[Any] = [*self.recipe.training.preparing(), *([recorder] if every else [])]
         if rewind is not None and rewind.weights is not None:
             methods.append(KeptWeights(self.folder.stage("training") / "rewind.safetensors", rewind.weights))
         with self.stage("train") as note:

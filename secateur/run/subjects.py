@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from secateur import zoo
 from secateur.building import device_of, load_data, source_of, weights_file
 from secateur.data import Data
 from secateur.errors import CheckpointError, InputError
-from secateur.folder import DENSE, RECIPE
+from secateur.folder import DENSE, RECIPE, ROUNDS
 from secateur.measures.cost import size
 from secateur.recipe import Recipe
 from secateur.report.page import FILES
@@ -39,10 +40,14 @@ class Subject:
         )
 
 
-def of_run(folder: str | Path, data_root: str | Path | None = None) -> tuple[list[Subject], Data, Recipe]:
+def of_run(
+    folder: str | Path, data_root: str | Path | None = None, *, rounds: bool = False
+) -> tuple[list[Subject], Data, Recipe]:
     """The dense model of a finished run and the one it left, its data, and its recipe.
 
-    Raises `CheckpointError` for a folder without a finished run, or whose dense model cannot be made again.
+    With `rounds` the models that the rounds of the run left, "round 1" and so on, stand in place of the last one, which
+    is that of the last round. Raises `CheckpointError` for a folder without a finished run or, if they are asked for,
+    without rounds, or whose dense model cannot be made again.
     """
     folder = Path(folder)
     record = RunRecord.load(folder / FILES["json"])
@@ -60,9 +65,20 @@ def of_run(folder: str | Path, data_root: str | Path | None = None) -> tuple[lis
         zoo.load_weights(dense, folder / DENSE)
     elif recipe.model.weights is not None:
         zoo.load_weights(dense, weights_file(recipe.model.weights))
-    pruned = load(source.build, folder)
-    subjects = [Subject("dense", dense.to(device), "dense"), Subject("pruned", pruned.to(device))]
-    return subjects, data, recipe
+    left = _rounds(folder) if rounds else {"pruned": folder}
+    pruned = [Subject(name, load(source.build, place).to(device)) for name, place in left.items()]
+    return [Subject("dense", dense.to(device), "dense"), *pruned], data, recipe
+
+
+def _rounds(folder: Path) -> dict[str, Path]:
+    """Where the model of every round lies, the first first."""
+    numbers = sorted(int(path.name) for path in (folder / ROUNDS).glob("*") if path.name.isdigit())
+    if not numbers:
+        raise CheckpointError(
+            f"The run in {folder} left no models of rounds. They come from 'pruning.rounds' or 'pruning.waypoints' of "
+            "its recipe; without them compare the model that it left."
+        )
+    return {f"round {number}": folder / ROUNDS / str(number) for number in numbers}
 
 
 def of_files(
@@ -76,7 +92,10 @@ def of_files(
 
 
 def beside(source: zoo.Source, pruned: Sequence[str | Path], controls: Sequence[str | Path]) -> list[Subject]:
-    """Pruned models and controls from their weights, each named after its file."""
+    """Pruned models and controls from their weights, each named after its file.
+
+    The folder of another run is built as that run built it: a smaller dense network, or one that was trained as long.
+    """
     asked: list[tuple[Role, Path]] = [("pruned", Path(file)) for file in pruned]
     asked += [("control", Path(file)) for file in controls]
     stems = [path.stem or str(path) for _, path in asked]
@@ -89,8 +108,19 @@ def beside(source: zoo.Source, pruned: Sequence[str | Path], controls: Sequence[
 
 def _read(source: zoo.Source, path: Path) -> nn.Module:
     if (path / PLAN).is_file():
-        return load(source.build, path)
+        return load(_built_as(path / PLAN, source).build, path)
     return zoo.load_weights(source.build(), weights_file(str(path)))
+
+
+def _built_as(plan: Path, source: zoo.Source) -> zoo.Source:
+    """The source that a checkpoint names, or `source` where it names none or the same."""
+    try:
+        told = json.loads(plan.read_text(encoding="utf-8")).get("constructor")
+    except (OSError, ValueError, AttributeError):
+        return source  # damaged, and told as such where it is loaded
+    if not isinstance(told, dict) or told == source.describe or not {"spec", "kwargs"} <= told.keys():
+        return source
+    return zoo.resolve(told["spec"], **told["kwargs"])
 
 
 def checked(subjects: Sequence[Subject]) -> list[Subject]:

@@ -7,6 +7,7 @@ those that are there; other shifts add to them.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -19,13 +20,14 @@ from secateur.errors import DataError, InputError
 from secateur.folder import held
 from secateur.measures.distance import EPSILONS
 from secateur.report.record import Row
-from secateur.report.trust_record import NOMINAL, NominalRow, SheetRow, TrustRecord, WorstRow
+from secateur.report.trust_record import NOMINAL, NominalRow, PopulationRow, SheetRow, TrustRecord, WorstRow
 from secateur.run import shifts
-from secateur.run.evaluation import Evaluation, Settings, own, timed
+from secateur.run.evaluation import Evaluation, Further, Settings, checksum, own, timed
+from secateur.run.population import population
 from secateur.run.progress import Progress, Silent
 from secateur.run.quick import quick
 from secateur.run.sheets import sheet
-from secateur.run.subjects import Subject, checked
+from secateur.run.subjects import Subject, checked, fingerprint
 from secateur.training.batches import device_of
 
 FOLDER, RECORD = "trust", "trust.json"
@@ -53,13 +55,15 @@ def trust(
     asked: Sequence[str] = USUAL,
     settings: Settings | None = None,
     strange: dict[str, Pictures] | None = None,
+    further: Further | None = None,
     progress: Progress | None = None,
 ) -> TrustRecord:
     """The record of an evaluation of `subjects`, one dense, on `pictures`, also left as `trust.json` in `out`.
 
     `asked` names shifts out of corruptions, noise, ood, adversarial and features, or single corruptions; images as they
-    are come always. `strange` are images from elsewhere for ood; noise and blobs are made where it is left out. Killed,
-    the same call goes on with the first part that is missing. Raises `InputError` for shifts that are not known or
+    are come always. `strange` are images from elsewhere for ood; noise and blobs are made where it is left out.
+    `further`: other labelled images, metrics of one's own, and further trainings of the same models. Killed, the same
+    call goes on with the first part that is missing. Raises `InputError` for shifts that are not known or
     cannot be made of these images, and for models that cannot be compared; `DataError` where labels are needed and
     there are none.
 
@@ -77,7 +81,9 @@ def trust(
     out, device = Path(out), device_of(ordered[0].model)
     pictures, strange = pictures.to(device), {name: each.to(device) for name, each in (strange or {}).items()}
     with held(out):
-        made = Evaluation(ordered, pictures, settings, out / FOLDER, progress, strengths, strange)
+        made = Evaluation(
+            ordered, pictures, settings, out / FOLDER, progress, strengths, strange, further=further or Further()
+        )
         own(made, data)
         record = _carried_out(made, data, corruptions, others)
         record.save(out / RECORD)
@@ -127,7 +133,7 @@ def _carried_out(made: Evaluation, data: str, corruptions: list[tuple[str, int]]
         sheets = [_sheet(made, NOMINAL, 0)]
         nominal = made.part("calibration", NominalRow, lambda: shifts.nominal(made))
         note.text = _told(sheets)
-    sheets += _corrupted(made, corruptions)
+    sheets += _corrupted(made, corruptions) + _from_elsewhere(made)
     return TrustRecord(
         data=data,
         images=len(made.pictures),
@@ -139,6 +145,7 @@ def _carried_out(made: Evaluation, data: str, corruptions: list[tuple[str, int]]
         nominal=nominal,
         worst=_worst(made, sheets),
         **_others(made, others),
+        population=_population(made),
         versions=shifts.versions(),
         seconds=made.seconds,
         settings=made.settings.identity(),
@@ -173,6 +180,42 @@ def _corrupted(made: Evaluation, corruptions: list[tuple[str, int]]) -> list[She
     return found
 
 
+def _from_elsewhere(made: Evaluation) -> list[Sheet]:
+    """The sheets of other labelled images. Raises `DataError` where these have no labels or another shape."""
+    found = []
+    for kind, severity in made.further.shifts:
+        with timed(made, f"{kind}, {severity}") as note:
+            pictures, _ = made.shown(kind, severity)
+            if pictures.labels is None or pictures.shape != made.pictures.shape:
+                raise DataError(
+                    f"The images of the shift {kind!r} must have labels and the shape {list(made.pictures.shape)}. "
+                    f"Got {'no labels' if pictures.labels is None else 'labels'} and {list(pictures.shape)}."
+                )
+            found.append(_sheet(made, kind, severity, f"-{checksum(pictures)}"))
+            note.text = _told(found[-1:])
+    return found
+
+
+def _population(made: Evaluation) -> PopulationRow | None:
+    """What further trainings of the same models say, on the images as they are; None where there are none."""
+    nets = made.further.nets
+    if not nets:
+        return None
+    key = zlib.crc32("".join(fingerprint(each.model) for net in nets for each in net).encode())
+    settings = made.settings
+
+    def compute() -> PopulationRow:
+        return population(
+            [[each for each in made.subjects if each.role != "control"], *nets], made.pictures, margin=settings.margin,
+            seed=settings.seed, batch=settings.batch, probabilities=settings.probabilities,
+        )  # fmt: skip
+
+    with timed(made, "population") as note:
+        found = made.part(f"population-{key:08x}", PopulationRow, compute)
+        note.text = f"{found.nets} trainings, {len(found.exemplars)} exemplars"
+    return found
+
+
 def _others(made: Evaluation, asked: list[str]) -> dict[str, Any]:
     """The parts that are no corruption, by their names in the record."""
     found: dict[str, Any] = {}
@@ -185,15 +228,15 @@ def _others(made: Evaluation, asked: list[str]) -> dict[str, Any]:
     return found
 
 
-def _sheet(made: Evaluation, kind: str, severity: int) -> Sheet:
-    """One sheet with its worst images, computed where it is not kept."""
+def _sheet(made: Evaluation, kind: str, severity: int, mark: str = "") -> Sheet:
+    """One sheet with its worst images, computed where it is not kept; `mark` tells images from elsewhere apart."""
 
     def compute() -> Sheet:
         found = made.answered(kind, severity)
-        row = sheet(kind, severity, found, made.rows(), made.settings.margin, made.settings.seed)
+        row = sheet(kind, severity, found, made.rows(), made.settings.margin, made.settings.seed, made.further.metrics)
         return Sheet(sheet=row, worst=shifts.worst_rows(made, kind, severity, found, WORST))
 
-    return made.part(f"{kind}-{severity}", Sheet, compute)
+    return made.part(f"{kind}-{severity}{mark}", Sheet, compute)
 
 
 def _told(sheets: Sequence[Sheet]) -> str:

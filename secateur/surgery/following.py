@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves
 
+from secateur.graph.nested import all_of
 from secateur.graph.terms import Atom, size
 from secateur.graph.trace import Call, Recording, Value, parameters
 from secateur.surgery.replay import DTYPES, Narrowing, last_uses, sizes
@@ -64,7 +64,7 @@ class Follower(TorchDispatchMode):
             result = self.narrowing(call, dict(zip(call.args, given, strict=True)))
         else:
             result = func(*args, **kwargs)
-        outs = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
+        outs = all_of(Tensor, result)
         if call is None or not self._sized(call, outs):
             self.astray = True
             self.known.clear()

@@ -8,6 +8,7 @@ experts with their own rows are not made for float64 at all.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -89,16 +90,26 @@ def streamed(
 
 
 def is_grouped(func: Any, args: Sequence[Any]) -> bool:
-    """Whether an ATen call multiplies sorted rows, every run of them by the matrix of its own expert, in float64."""
-    return func is torch.ops.aten._grouped_mm.default and args[0].dtype is torch.float64
+    """Whether an ATen call multiplies by the matrices of experts, in float64; torch takes no bias there yet."""
+    alone = func is torch.ops.aten._grouped_mm.default and (len(args) < 4 or args[3] is None)
+    return alone and args[0].dtype is torch.float64
 
 
-def grouped(rows: Tensor, matrices: Tensor, ends: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-    """`rows` `[N, in]` times `matrices` `[E, in, out]`; expert `e` has the rows from `ends[e - 1]` to `ends[e]`."""
-    if rows.dim() != 2 or matrices.dim() != 3 or ends is None or bias is not None:
-        raise NotImplementedError("products of experts are computed in float64 for sorted rows without a bias alone")
-    out = rows.new_zeros(rows.shape[0], matrices.shape[2])
-    starts = [0, *ends.tolist()]
-    for matrix, start, end in zip(matrices, starts, starts[1:], strict=False):
-        out[start:end] = rows[start:end] @ matrix
+def grouped(left: Tensor, right: Tensor, ends: Tensor | None = None) -> Tensor:
+    """The products of experts: of each a matrix of its own, or the entries from `ends[e - 1]` to `ends[e]` of one.
+
+    `[N, in]` times `[E, in, out]` gives every expert a run of rows (`[N, out]`), `[E, N, in]` times `[in, out]` a run
+    of columns (`[N, out]`), two matrices a run of what is summed over (`[E, N, out]`); without `ends` there are none.
+    """
+    if ends is None:
+        return left @ right
+    runs = [slice(*run) for run in pairwise([0, *ends.tolist()])]
+    if left.dim() == right.dim() == 2:
+        return torch.stack([left[:, run] @ right[run] for run in runs])
+    out = left.new_zeros(left.shape[-2], right.shape[-1])
+    for e, run in enumerate(runs):
+        if left.dim() == 2:
+            out[run] = left[run] @ right[e]
+        else:
+            out[:, run] = left[e] @ right[:, run]
     return out

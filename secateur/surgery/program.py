@@ -21,6 +21,7 @@ from secateur.errors import InputError, SecateurError
 from secateur.graph.cutting import cut_tensor, rebuilt
 from secateur.graph.discovery import check_finite
 from secateur.graph.eager import eagerly
+from secateur.graph.garbage import only_new
 from secateur.graph.state import undisturbed
 from secateur.graph.terms import Atom
 from secateur.graph.trace import Call, Inputs, Leaf, Recording, Value, named_tensors, plain_kernels, record, tensors_of
@@ -36,6 +37,7 @@ MODE = "it computes what evaluation computes, on inputs of the example's sizes"
 
 
 @eagerly()
+@only_new()
 def slim_program(groups: Groups, plan: Plan, *, verify: bool = True) -> fx.GraphModule:
     """A smaller program that computes what the masked model computes, for groups that the model's code cannot follow.
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from secateur.graph.choices import holding
+from secateur.graph.nested import all_of, mapped
 from secateur.graph.terms import Atom, Dim, atoms, mask, size
 from secateur.graph.trace import Call, Recording, Value
 
@@ -56,7 +56,7 @@ def interpret(
 
 
 def _has_value(raw: Any) -> bool:
-    return any(isinstance(v, Value) for v in tree_leaves(raw))
+    return bool(all_of(Value, raw))
 
 
 STATISTICS = frozenset(  # operators whose result depends on how many entries there are
@@ -91,7 +91,7 @@ class Narrowing:
             for name, raw in call.args.items()
         }
         result = invoke(call, narrow, self.counts)
-        outs = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
+        outs = all_of(Tensor, result)
         wide = [_widen(t, value, self.keep) for t, value in zip(outs, call.outs, strict=True)]
         return wide[0] if isinstance(result, Tensor) else type(result)(wide)
 
@@ -137,9 +137,9 @@ def _run(
     last = last_uses(recording)
     with torch.no_grad(), holding(recording.choices):
         for position, call in enumerate(recording.calls):
-            args = tree_map_only(Value, lambda v: known[id(v)], call.args)
+            args = {name: mapped(Value, lambda v: known[id(v)], raw) for name, raw in call.args.items()}
             result = compute(call, args)
-            outs = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
+            outs = all_of(Tensor, result)
             for value, tensor in zip(call.outs, outs, strict=True):
                 known[id(value)] = tensor
             for gone in last.get(position, ()):

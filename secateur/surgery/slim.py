@@ -13,6 +13,7 @@ from secateur.graph.configuration import restate, stated
 from secateur.graph.cutting import Kept, cut_optimizer, cut_tensor, rebuild
 from secateur.graph.discovery import check_finite, groups
 from secateur.graph.eager import eagerly
+from secateur.graph.garbage import only_new
 from secateur.graph.repair import set_attribute, standard
 from secateur.graph.state import take_back
 from secateur.graph.terms import size
@@ -26,6 +27,7 @@ from secateur.surgery.verify import Verifier, culprits, explain
 
 
 @eagerly()
+@only_new()
 def slim(
     groups: Groups, plan: Plan, *, optimizer: torch.optim.Optimizer | None = None, verify: bool = True
 ) -> nn.Module:

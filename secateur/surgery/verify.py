@@ -302,7 +302,7 @@ class Promote(TorchDispatchMode):
         if func is torch.ops.aten.convolution.default:
             return _convolve(lifted)
         if is_grouped(func, lifted):
-            return grouped(*lifted[:4])
+            return grouped(*lifted[:3])
         return func(*lifted, **{name: self._lift(value) for name, value in (kwargs or {}).items()})
 
     def _lift(self, value: Any) -> Any:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 import secateur
 from secateur.surgery import verify, zeroed
-from secateur.surgery.kernels import depthwise, is_depthwise, is_streamed, streamed
+from secateur.surgery.kernels import depthwise, grouped, is_depthwise, is_grouped, is_streamed, streamed
 
 CONVOLUTION = torch.ops.aten.convolution.default
 
@@ -92,3 +92,49 @@ def test_a_proof_reads_large_weights_in_parts(monkeypatch: pytest.MonkeyPatch) -
     small = secateur.slim(found, secateur.plan(found, budget="50% channels", allocation="uniform", round_to=1))
     assert sorted(sizes) == [525_000, 1_050_000, 2_100_000, 2_100_000]
     assert secateur.record(small).proof.masked < 1e-12
+
+
+def experts(left: Tensor, right: Tensor, ends: Tensor | None) -> Tensor:
+    """Torch's own products of experts, in the precision that it has them for."""
+    return functional.grouped_mm(left.bfloat16(), right.bfloat16(), offs=ends).double()
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "runs"),
+    [
+        ((24, 16), (3, 16, 8), True),
+        ((3, 24, 16), (16, 24), True),
+        ((8, 24), (24, 16), True),
+        ((3, 8, 16), (3, 16, 8), False),
+    ],
+    ids=["rows", "columns", "what is summed over", "none"],
+)
+def test_products_of_experts_in_all_their_forms(left: tuple[int, ...], right: tuple[int, ...], runs: bool) -> None:
+    a, b = (torch.randint(-3, 4, shape).double() for shape in (left, right))  # exact in bfloat16
+    ends = torch.tensor([8, 16, 24], dtype=torch.int32) if runs else None
+    assert is_grouped(torch.ops.aten._grouped_mm.default, [a, b, ends])
+    assert torch.equal(grouped(a, b, ends), experts(a, b, ends))
+
+
+class Batched(nn.Module):
+    """Experts that all see as many rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.matrices, self.out = nn.Linear(4, 16), nn.Parameter(torch.randn(3, 16, 8)), nn.Linear(24, 24)
+        self.last = nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.inner(x).expand(3, -1, -1).contiguous()
+        made = functional.grouped_mm(rows, self.matrices)
+        return self.last(functional.relu(self.out(made.transpose(0, 1).flatten(1))))
+
+
+def test_a_model_with_experts_in_another_form_is_proven_around_them() -> None:
+    small = secateur.prune(Batched(), torch.randn(8, 4), budget="80% params", round_to=1)
+    entry = secateur.record(small)
+    assert entry is not None
+    assert entry.proof is not None
+    assert entry.proof.holds
+    assert small.out.out_features < 24
+    assert small.inner.out_features == 16

@@ -1,4 +1,4 @@
-"""The official files of CIFAR-10-C and CIFAR-10.1, read where the user has put them."""
+"""The official files of CIFAR-10-C, CIFAR-10.1 and MNIST-C, read where the user has put them."""
 
 from __future__ import annotations
 
@@ -47,10 +47,28 @@ def cifar10_1(root: Path | str, version: str = "v6") -> Images:
     return _images((own, own / "datasets", Path(root)), data, labels, _NEW[version], slice(None))
 
 
-def _images(folders: Sequence[Path], pixels: str, labels: str, count: int, block: slice) -> Images:
+def mnist_c(root: Path | str, kind: str) -> Images:
+    """The 10,000 test images of MNIST under one corruption, from `kind`/test_images.npy and test_labels.npy.
+
+    The folders lie in `root`/mnist_c or in `root`. Raises `DataError` where a file is missing or damaged.
+    """
+    if kind not in kinds("mnist"):
+        raise InputError(f"MNIST-C has no corruption {kind!r}. It has {', '.join(kinds('mnist'))}.")
+    folders = (Path(root) / "mnist_c" / kind, Path(root) / kind)
+    return _images(folders, "test_images.npy", "test_labels.npy", _PER_SEVERITY, slice(None), (28, 28, 1))
+
+
+def _images(
+    folders: Sequence[Path],
+    pixels: str,
+    labels: str,
+    count: int,
+    block: slice,
+    shape: tuple[int, int, int] = (32, 32, 3),
+) -> Images:
     """The images and labels at `block` of two files of `count` each."""
     path = _find(folders, labels)
-    data = _array(_find(folders, pixels), (count, 32, 32, 3))[block]
+    data = _array(_find(folders, pixels), (count, *shape))[block]
     classes = torch.from_numpy(_array(path, (count,))[block].astype(np.int64))
     check_labels(classes, 10, path)
     return Images(torch.from_numpy(np.array(data)).permute(0, 3, 1, 2).contiguous(), classes)

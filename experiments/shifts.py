@@ -1,0 +1,114 @@
+"""Evaluates every round of finished cascades under shifts, and keeps how far each can be pruned under each.
+
+python experiments/run.py experiments/lost_in_pruning/resnet20_short_*.yaml            the cascades come first
+python experiments/shifts.py experiments/lost_in_pruning/resnet20_short_*.yaml         then this, with the same options
+python experiments/shifts.py FILE --seeds 0 1 --set data.augment=corrupt+crop --work DIR
+
+Of every cascade the dense model and the model of each round see the test images as they are, under all corruptions of
+the strengths that fit (or --strengths) at severity 3, and under noise. Every corruption is kept below the run's folder
+when it is done: killed, the same command goes on with the next. Results that exist are left alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from tabled.cascades import FOLDER, Cascade
+
+from secateur import console
+from secateur.data.pictures import Pictures
+from secateur.errors import CheckpointError, SecateurError
+from secateur.report import gather
+from secateur.report.record import RunRecord
+from secateur.report.trust_record import TrustRecord
+from secateur.run.evaluation import Settings
+from secateur.run.experiments import Experiment, experiments, matching, sound
+from secateur.run.subjects import of_run
+from secateur.run.trusting import fitting, trust
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def settings_of(given: argparse.Namespace, strengths: str) -> Settings:
+    """What the options ask of one evaluation; digits as MNIST-C changes them have one severity each."""
+    levels = (1,) if strengths == "mnist" else (given.severity,)
+    return Settings(
+        levels, strengths, draws=given.draws, noise_images=given.noise_images, compile=given.compile, batch=given.batch
+    )
+
+
+def evaluated(experiment: Experiment, given: argparse.Namespace) -> tuple[Path, bool]:
+    """The file of what an experiment's cascade is worth under shifts, and whether there was anything to do.
+
+    Raises `CheckpointError` where the cascade is not finished or left no rounds.
+    """
+    run = given.work / experiment.name
+    own = experiment.result(given.results)
+    if not sound(own):
+        raise CheckpointError(
+            f"The cascade {experiment.name} is not finished: there is no result {own}. Carry it out first, by "
+            "experiments/run.py with the same options."
+        )
+    record = matching(experiment, own)
+    subjects, data, _ = of_run(run, rounds=True)
+    pictures = Pictures.of(data.test, given.images, names=data.class_names)
+    strengths = given.strengths or fitting(pictures, data.name)
+    path = own.parent / FOLDER / strengths / own.name
+    if path.exists() and Cascade.load(path).recipe == record.recipe:
+        return path, False
+    with console.stages() as progress:
+        found = trust(
+            subjects, pictures, run / FOLDER / strengths, data=data.name, asked=("corruptions", "noise"),
+            settings=settings_of(given, strengths), progress=progress,
+        )  # fmt: skip
+    kept(experiment, record, found).save(path)
+    return path, True
+
+
+def kept(experiment: Experiment, record: RunRecord, found: TrustRecord) -> Cascade:
+    """What is kept of an evaluation, with the versions and the machine of this process."""
+    told = {"versions": gather.versions(), "hardware": gather.hardware(torch.device("cpu"))}
+    return Cascade.of(experiment.name, record, found, told)
+
+
+def arguments() -> argparse.Namespace:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", type=Path, help="recipes, experiments/QUESTION/NAME.yaml")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[], help="instead of those that the files name")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="the changes that the cascades had")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs", help="folder of the runs (default: runs/)")
+    parser.add_argument("--results", type=Path, default=ROOT / "results", help="folder of the results")
+    parser.add_argument("--images", type=int, default=10_000, help="at most so many test images, stratified")
+    parser.add_argument("--severity", type=int, default=3, help="of the corruptions")
+    parser.add_argument("--strengths", choices=("cifar", "imagenet", "mnist"), help="what fits if left out")
+    parser.add_argument("--draws", type=int, default=10, help="of the noise; the paper has 100")
+    parser.add_argument("--noise-images", type=int, default=1000, help="that see the noise")
+    parser.add_argument("--batch", type=int, default=500, help="images that a network sees at once")
+    parser.add_argument("--compile", action="store_true", help="compile the networks; pays for ResNet-20 in full")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Evaluate what the arguments name; 2 for an error that a user can mend."""
+    given = arguments()
+    try:
+        planned = [e for file in given.files for e in experiments(file, seeds=given.seeds, changes=given.set)]
+        for number, experiment in enumerate(planned, start=1):
+            print(f"[{number}/{len(planned)}] {experiment.name}", file=sys.stderr)
+            path, done = evaluated(experiment, given)
+            print(f"{path}{'' if done else ' (was there)'}")
+    except (SecateurError, OSError) as error:
+        console.tell_error(str(error))
+        return 2
+    except KeyboardInterrupt:
+        console.tell_error("Stopped. The same command goes on from here.")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
