@@ -6,13 +6,15 @@ python experiments/shifts.py FILE --seeds 0 1 --set data.augment=corrupt+crop --
 
 Of every cascade the dense model and the model of each round see the test images as they are, under all corruptions of
 the strengths that fit (or --strengths) at severity 3, and under noise. Every corruption is kept below the run's folder
-when it is done: killed, the same command goes on with the next. Results that exist are left alone.
+when it is done: killed, the same command goes on with the next. Results that exist are left alone; one that was made
+with other options is an error.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -20,7 +22,7 @@ from tabled.cascades import FOLDER, Cascade
 
 from secateur import console
 from secateur.data.pictures import Pictures
-from secateur.errors import CheckpointError, SecateurError
+from secateur.errors import CheckpointError, InputError, SecateurError
 from secateur.report import gather
 from secateur.report.record import RunRecord
 from secateur.report.trust_record import TrustRecord
@@ -57,15 +59,28 @@ def evaluated(experiment: Experiment, given: argparse.Namespace) -> tuple[Path, 
     pictures = Pictures.of(data.test, given.images, names=data.class_names)
     strengths = given.strengths or fitting(pictures, data.name)
     path = own.parent / FOLDER / strengths / own.name
-    if path.exists() and Cascade.load(path).recipe == record.recipe:
+    settings = settings_of(given, strengths)
+    if path.exists() and (before := Cascade.load(path)).recipe == record.recipe:
+        require_same(path, before, {"images": len(pictures.images), **settings.identity()})
         return path, False
     with console.stages() as progress:
         found = trust(
             subjects, pictures, run / FOLDER / strengths, data=data.name, asked=("corruptions", "noise"),
-            settings=settings_of(given, strengths), progress=progress,
+            settings=settings, progress=progress,
         )  # fmt: skip
     kept(experiment, record, found).save(path)
     return path, True
+
+
+def require_same(path: Path, before: Cascade, asked: Mapping[str, object]) -> None:
+    """Raise `InputError` if the result at `path` was not made with what is asked for now."""
+    then = {"images": before.images, **before.settings}
+    differing = [f"{key} {then.get(key)} instead of {value}" for key, value in asked.items() if then.get(key) != value]
+    if differing:
+        raise InputError(
+            f"The result {path} is of another evaluation: {', '.join(differing)}. Ask for the same, or remove it to "
+            "make it anew."
+        )
 
 
 def kept(experiment: Experiment, record: RunRecord, found: TrustRecord) -> Cascade:

@@ -104,6 +104,15 @@ def test_what_does_not_belong_together_is_told(done, command, tmp_path):
         cascades("lost", tmp_path)
 
 
+def test_an_evaluation_with_other_options_is_told(done, command):
+    experiment, given = done
+    path, _ = command(experiment, given)
+    for name, value, words in [("images", 50, "images 60 instead of 50"), ("draws", 3, "draws 2 instead of 3")]:
+        with pytest.raises(InputError, match=f"another evaluation: {words}.*remove it"):
+            command(experiment, argparse.Namespace(**{**vars(given), name: value}))
+    assert command(experiment, given) == (path, False)
+
+
 def test_a_cascade_that_is_not_finished_is_told(done, command):
     experiment, given = done
     other = experiment.__class__(experiment.name.replace("seed0", "seed1"), experiment.recipe.with_seed(1))
