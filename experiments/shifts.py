@@ -18,20 +18,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from command import each, parser
 from tabled.cascades import FOLDER, Cascade
 
 from secateur import console
 from secateur.data.pictures import Pictures
-from secateur.errors import CheckpointError, InputError, SecateurError
+from secateur.errors import CheckpointError, InputError
 from secateur.report import gather
 from secateur.report.record import RunRecord
 from secateur.report.trust_record import TrustRecord
 from secateur.run.evaluation import Settings
-from secateur.run.experiments import Experiment, experiments, matching, sound
+from secateur.run.experiments import Experiment, matching, sound
 from secateur.run.subjects import of_run
 from secateur.run.trusting import fitting, trust
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def settings_of(given: argparse.Namespace, strengths: str) -> Settings:
@@ -89,40 +88,17 @@ def kept(experiment: Experiment, record: RunRecord, found: TrustRecord) -> Casca
     return Cascade.of(experiment.name, record, found, told)
 
 
-def arguments() -> argparse.Namespace:
-    """The options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", type=Path, help="recipes, experiments/QUESTION/NAME.yaml")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[], help="instead of those that the files name")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="the changes that the cascades had")
-    parser.add_argument("--work", type=Path, default=ROOT / "runs", help="folder of the runs (default: runs/)")
-    parser.add_argument("--results", type=Path, default=ROOT / "results", help="folder of the results")
-    parser.add_argument("--images", type=int, default=10_000, help="at most so many test images, stratified")
-    parser.add_argument("--severity", type=int, default=3, help="of the corruptions")
-    parser.add_argument("--strengths", choices=("cifar", "imagenet", "mnist"), help="what fits if left out")
-    parser.add_argument("--draws", type=int, default=10, help="of the noise; the paper has 100")
-    parser.add_argument("--noise-images", type=int, default=1000, help="that see the noise")
-    parser.add_argument("--batch", type=int, default=500, help="images that a network sees at once")
-    parser.add_argument("--compile", action="store_true", help="compile the networks; pays for ResNet-20 in full")
-    return parser.parse_args()
-
-
 def main() -> int:
     """Evaluate what the arguments name; 2 for an error that a user can mend."""
-    given = arguments()
-    try:
-        planned = [e for file in given.files for e in experiments(file, seeds=given.seeds, changes=given.set)]
-        for number, experiment in enumerate(planned, start=1):
-            print(f"[{number}/{len(planned)}] {experiment.name}", file=sys.stderr)
-            path, done = evaluated(experiment, given)
-            print(f"{path}{'' if done else ' (was there)'}")
-    except (SecateurError, OSError) as error:
-        console.tell_error(str(error))
-        return 2
-    except KeyboardInterrupt:
-        console.tell_error("Stopped. The same command goes on from here.")
-        return 130
-    return 0
+    options = parser(__doc__)
+    options.add_argument("--images", type=int, default=10_000, help="at most so many test images, stratified")
+    options.add_argument("--severity", type=int, default=3, help="of the corruptions")
+    options.add_argument("--strengths", choices=("cifar", "imagenet", "mnist"), help="what fits if left out")
+    options.add_argument("--draws", type=int, default=10, help="of the noise; the paper has 100")
+    options.add_argument("--noise-images", type=int, default=1000, help="that see the noise")
+    options.add_argument("--batch", type=int, default=500, help="images that a network sees at once")
+    options.add_argument("--compile", action="store_true", help="compile the networks; pays for ResNet-20 in full")
+    return each(options.parse_args(), evaluated)
 
 
 if __name__ == "__main__":
