@@ -156,13 +156,18 @@ def whole(model: nn.Module, groups: secateur.Groups) -> list[Tensor]:
     return outputs(model, groups.inputs)
 
 
-def failure(spec: Spec) -> str:
-    """What is wrong with a network, in one line; empty where nothing is. A refusal by the proof alone counts."""
+def tried(spec: Spec) -> tuple[str, int]:
+    """What is wrong with a network, in one line, and its groups; a refusal by the proof alone counts as wrong."""
     try:
-        refused = check(spec).refused
+        outcome = check(spec)
     except Exception as error:
-        return f"{type(error).__name__}: {error}".splitlines()[0]
-    return f"refused by the proof: {refused[0]}" if refused else ""
+        return f"{type(error).__name__}: {error}".splitlines()[0], 0
+    return f"refused by the proof: {outcome.refused[0]}" if outcome.refused else "", outcome.groups
+
+
+def failure(spec: Spec) -> str:
+    """What is wrong with a network; empty where nothing is."""
+    return tried(spec)[0]
 
 
 def smallest(spec: Spec) -> Spec:
