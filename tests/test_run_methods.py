@@ -12,6 +12,7 @@ from secateur.errors import InputError
 from secateur.recipe import METHODS, Recipe, changed
 from secateur.report import RunRecord
 from secateur.run import evaluate, run
+from secateur.run.stages import Run
 
 STEPS = 8
 """In an epoch."""
@@ -139,7 +140,54 @@ def test_snapshots_of_a_training_are_measured_and_recorded(tmp_path):
     assert all(row.spent <= share * dense for row, share in zip(rows, (0.9, 0.8, 0.6), strict=True))
     assert all(0 <= row.accuracy.value <= 1 and row.accuracy.total == record.final.accuracy.total for row in rows)
     assert len({row.loss for row in rows}) > 1
+    assert all(row.tuned is None for row in rows)
     assert RunRecord.load(tmp_path / "out" / "result.json").snapshots == rows
+
+
+def test_snapshots_are_fine_tuned_under_their_masks(tmp_path, monkeypatch):
+    weights = {"pruning__units": "weights", "pruning__budget": "10% weights", "training__epochs": 0}
+    asked = {"snapshots": ["90% weights", "60% weights"], "lr": 0.5, "stop": 0.9}
+    more = {"data__limit": 64, "model__spec": "zoo:lenet_300_100", "pruning__method__options": asked, **weights}
+    tuned, fitted = [], Run._fit
+
+    def fit(self, model, name, *rest):
+        found = fitted(self, model, name, *rest)
+        if "snapshot" in name:
+            tuned.append(found[0])
+        return found
+
+    monkeypatch.setattr(Run, "_fit", fit)
+    made = recipe(tmp_path / "out", method="gumbel", fine_tuning__epochs=4, fine_tuning__snapshots=2, **more)
+    record = run(made)
+    rows = record.snapshots
+    assert [curve.name for curve in record.curves[-2:]] == [f"fine-tuning of snapshot {n}" for n in (1, 2)]
+    assert [len(curve.epochs) for curve in record.curves[-2:]] == [2, 2]
+    for row, model in zip(rows, tuned, strict=True):
+        assert 0 < sum(int(p.count_nonzero()) for p in model.parameters()) <= row.spent
+        assert row.tuned.total == row.accuracy.total
+        assert row.tuned_loss != row.loss
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "What the training passed through" in page
+
+    class Stop(Exception):
+        pass
+
+    def stop(self, model, name, *rest):
+        if name.endswith("snapshot 2"):
+            raise Stop
+        return fitted(self, model, name, *rest)
+
+    again = made.model_copy(update={"out": str(tmp_path / "again")})
+    monkeypatch.setattr(Run, "_fit", stop)
+    with pytest.raises(Stop):
+        run(again)
+    monkeypatch.setattr(Run, "_fit", fitted)
+    assert run(again).snapshots == rows
+
+
+def test_snapshots_that_no_method_takes_are_not_fine_tuned(tmp_path):
+    with pytest.raises(InputError, match=r"'fine_tuning.snapshots' .* must be 0: 'pruning.method.options' ask for no"):
+        recipe(tmp_path, method="iterative", fine_tuning__snapshots=2)
 
 
 def test_more_steps_than_the_training_has_are_told_before_the_dense_training(tmp_path):

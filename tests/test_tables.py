@@ -76,12 +76,14 @@ def test_what_a_training_passed_through_is_a_row_a_budget():
 
     def seed(spent, correct):
         accuracy = AccuracyRow(value=correct / 10_000, low=0.9, high=0.95, correct=correct, total=10_000)
-        row = SnapshotRow(budget="1741 weights", step=7, spent=spent, accuracy=accuracy, loss=0.2)
+        tuned = accuracy.model_copy(update={"value": (correct + 50) / 10_000})
+        found = {"accuracy": accuracy, "loss": 0.2, "tuned": tuned, "tuned_loss": 0.1}
+        row = SnapshotRow(budget="1741 weights", step=7, spent=spent, **found)
         return made.model_copy(update={"snapshots": (row,)})
 
     records = [seed(1740, 9600), seed(1730, 9700)]
     told = learned_sparsity.learned({"learned_sparsity/net": records, "other/net": records})
-    assert told.count("| net | 1741 weights | 1,735 | 2 | 96.50 ± 0.71 |") == 1
+    assert told.count("| net | 1741 weights | 1,735 | 2 | 96.50 ± 0.71 | 97.00 ± 0.71 |") == 1
     assert "on the way" not in learned_sparsity.learned({"learned_sparsity/net": [made]})
 
 

@@ -43,9 +43,12 @@ def curves(given: Records | None = None) -> str:
             rows = [row for record in records for row in record.snapshots if row.budget == budget]
             kept = spread([row.spent for row in rows])
             name = title.removeprefix(QUESTION)
-            lines.append([name, budget, f"{kept.mean:,.0f}" if kept else "", str(len(rows)), percent(rows)])
-    head = ["on the way", "budget", "weights left", "seeds", "test accuracy"]
-    return f"\n\n{table(head, lines)}\n\nSnapshots of these trainings, without fine-tuning." if lines else ""
+            tuned = spread([row.tuned.value for row in rows if row.tuned])
+            left = f"{kept.mean:,.0f}" if kept else ""
+            lines.append([name, budget, left, str(len(rows)), percent(rows), tuned.words() if tuned else ""])
+    head = ["on the way", "budget", "weights left", "seeds", "test accuracy", "fine-tuned"]
+    told = "Snapshots of these trainings, as they were and, where asked for, fine-tuned under their masks."
+    return f"\n\n{table(head, lines)}\n\n{told}" if lines else ""
 
 
 TABLES = {"learned sparsity": learned}

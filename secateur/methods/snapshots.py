@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from secateur.errors import InputError
 from secateur.graph.units import Groups
@@ -20,7 +20,8 @@ from secateur.planning.fitting import Target
 class Snapshot:
     """A network at some step of a training: `state` is that of the model without gates, zero where they were closed.
 
-    `spent` is what it has of what `budget` counts.
+    `masks` are false there: parameter -> bool that broadcasts over it, of those that lose something. `spent` is what
+    the network has of what `budget` counts.
 
     >>> model.load_state_dict(snapshot.state)
     """
@@ -29,6 +30,7 @@ class Snapshot:
     step: int
     spent: float
     state: dict[str, Tensor] = field(repr=False)
+    masks: dict[str, Tensor] = field(repr=False)
 
 
 class Snapshots:
@@ -51,8 +53,11 @@ class Snapshots:
         spent = self.waiting[0].spent(counts)
         met = [target for target in self.waiting if spent <= target.asked]
         if met:
-            state = self._state(opened, names)
-            self.taken += [Snapshot(str(target.budget), step, spent, state) for target in met]
+            kept = {name: units.nonzero().flatten().cpu() for name, units in opened.items()}
+            masks = Masks(self.groups, kept).tensor_masks()
+            state = self._state(masks, names)
+            held = {name: mask for name, mask in masks.items() if isinstance(self.groups.tensor(name), nn.Parameter)}
+            self.taken += [Snapshot(str(target.budget), step, spent, state, held) for target in met]
             self.waiting = self.waiting[len(met) :]
 
     def state_dict(self) -> list[dict[str, Any]]:
@@ -64,9 +69,7 @@ class Snapshots:
         self.taken = [Snapshot(**snapshot) for snapshot in saved]
         self.waiting = self.waiting[len(saved) :]
 
-    def _state(self, opened: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
-        kept = {name: units.nonzero().flatten().cpu() for name, units in opened.items()}
-        masks = Masks(self.groups, kept).tensor_masks()
+    def _state(self, masks: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
         plain = {gated(name): name for name in names}
         found = {}
         for key, tensor in self.groups.model.state_dict().items():

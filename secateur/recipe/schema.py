@@ -98,6 +98,16 @@ class Recipe(Part):
         return self
 
     @model_validator(mode="after")
+    def _has_snapshots(self) -> Recipe:
+        """See that there are snapshots to fine-tune where that is asked."""
+        taken = self.method is not None and self.method.options.get("snapshots")
+        if self.fine_tuning.snapshots and not taken:
+            why = "'pruning.method.options' ask for no 'snapshots'"
+            found = f"Got {self.fine_tuning.snapshots} instead"
+            raise MisfitError("fine_tuning.snapshots", f"must be 0: {why}. {found}.")
+        return self
+
+    @model_validator(mode="after")
     def _can_go_back(self) -> Recipe:
         """See that the training has the epochs to go back to, and that a repeated one is told nothing else."""
         rewind = self.fine_tuning.rewind
@@ -153,6 +163,11 @@ class Recipe(Part):
         if part.rewind is not None and part.rewind.schedule is not None:
             return repeated(self.training.settings(**more), part.rewind.schedule)
         return part.settings(**more) if part.epochs else None
+
+    def snapshots_tuned_by(self, **more: Any) -> Training | None:
+        """What `fit` takes for a snapshot under its mask, with `more` fields; None for no training."""
+        part = self.fine_tuning
+        return part.model_copy(update={"epochs": part.snapshots}).settings(**more) if part.snapshots else None
 
     @classmethod
     def of(cls, values: Any, where: str = "recipe") -> Recipe:

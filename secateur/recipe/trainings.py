@@ -156,3 +156,5 @@ class FineTuningPart(TrainingPart):
     """Learn from inputs moved against the network too; null: from the data alone."""
     rewind: RewindPart | None = None
     """Go back to an epoch of this run's training; null: go on from the weights after the cut."""
+    snapshots: int = Field(default=0, ge=0)
+    """Epochs of each of a method's 'snapshots' under its mask, by the other keys; 0: they are measured as they were."""

@@ -227,9 +227,16 @@ class Line:
 
 
 def lines(
-    curves: Sequence[Line], *, title: str, name: str, key: str, percent: bool = False, across: str = "epoch"
+    curves: Sequence[Line],
+    *,
+    title: str,
+    name: str,
+    key: str,
+    percent: bool = False,
+    across: str = "epoch",
+    log: bool = False,
 ) -> Markup:
-    """Curves with their names and last values beside their ends; `across` names what they go over."""
+    """Curves with their names and last values beside their ends; `across` names what they go over, perhaps in `log`."""
     frame = Frame(420, 270, left=60, right=104)
     scale = 100.0 if percent else 1.0
     curves = [Line(c.label, tuple((e, v * scale) for e, v in c.values if math.isfinite(v)), c.kind) for c in curves]
@@ -240,9 +247,13 @@ def lines(
         return tag("p", f"{title}: no finite value was recorded.", class_="muted")
     room = 0.06 * (max(values) - min(values)) or 0.5
     low, high = max(0.0, min(values) - room), max(values) + room
-    last = max(epochs) if max(epochs) > min(epochs) else min(epochs) + 1
-    x, y = linear(min(epochs), last, frame.x), linear(low, high, frame.y)
-    marks = [(x(v), f"{v:g}") for v in ticks(min(epochs), last) if across != "epoch" or float(v).is_integer()]
+    y = linear(low, high, frame.y)
+    if log:
+        x, marks = _cost_axis(epochs, frame, 4, log=True)
+    else:
+        last = max(epochs) if max(epochs) > min(epochs) else min(epochs) + 1
+        x = linear(min(epochs), last, frame.x)
+        marks = [(x(v), f"{v:g}") for v in ticks(min(epochs), last) if across != "epoch" or float(v).is_integer()]
     upwards = [(y(v), f"{v:g}") for v in ticks(low, high)]
     ends = spread([y(c.values[-1][1]) for c in curves], 32.0, frame.y[1] + 4, frame.y[0] - 18)
     drawn = [_line(c, x, y, end, frame) for c, end in zip(curves, ends, strict=True)]

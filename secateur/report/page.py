@@ -11,7 +11,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from secateur.files import atomic_write
-from secateur.report import charts, leaving, prunability, summary, text, trust
+from secateur.report import charts, leaving, prunability, snapshots, summary, text, trust
 from secateur.report.record import Curve, EpochRow, RunRecord
 from secateur.report.trust_record import TrustRecord
 
@@ -57,6 +57,7 @@ def render(record: RunRecord, trusted: TrustRecord | None = None) -> str:
         leaving_chart=leaving.chart(record),
         leaving_groups=leaving.by_group(record.leavings),
         fought=leaving.fought_for(record.leavings),
+        passed=snapshots.section(record.snapshots) if record.snapshots else None,
         panels=[_panel(curve, index) for index, curve in enumerate(record.curves)],
         prunable=prunability.section(record.prunability) if record.prunability else None,
         dynamics=prunability.dynamics(record.dynamics) if record.dynamics else [],

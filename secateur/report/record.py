@@ -237,9 +237,10 @@ class LeavingRow(Row):
 
 
 class SnapshotRow(Row):
-    """The network as it was when a training that prunes first met a `budget`, at `step`, without fine-tuning.
+    """The network as it was when a training that prunes first met a `budget`, at `step`.
 
-    `spent` is what it had of what the budget counts.
+    `spent` is what it had of what the budget counts; `tuned` and `tuned_loss` are those after it was fine-tuned under
+    its mask, where it was.
     """
 
     budget: str
@@ -247,6 +248,8 @@ class SnapshotRow(Row):
     spent: float
     accuracy: AccuracyRow
     loss: float
+    tuned: AccuracyRow | None = None
+    tuned_loss: float | None = None
 
 
 class Hardware(Row):

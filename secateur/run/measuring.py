@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,19 +41,19 @@ class Measured:
             return StageRow(stage=stage, round=number, **cost)
 
 
-def snapshot_rows(
-    measured: Measured, model: nn.Module, taken: Iterable[Snapshot], test: Any
-) -> tuple[SnapshotRow, ...]:
-    """The rows of networks that a training passed through, measured on test data; `model` takes up their weights."""
-    rows = []
-    for snapshot in taken:
-        with told(measured.progress, f"measure: at {snapshot.budget}", measured.folder) as note:
-            model.load_state_dict(snapshot.state)
-            found = measures.accuracy(model, test, confidence=measured.recipe.measures.confidence)
-            note.text = f"{found.value:.2%} of {found.total:,}"
-        told_of = {"budget": snapshot.budget, "step": snapshot.step, "spent": snapshot.spent}
-        rows.append(SnapshotRow(**told_of, accuracy=gather.accuracy_row(found), loss=found.loss))
-    return tuple(rows)
+def snapshot_row(
+    measured: Measured, snapshot: Snapshot, models: tuple[nn.Module, nn.Module | None], test: Any
+) -> SnapshotRow:
+    """The row of a network that a training passed through, measured as it was and, where there is that, fine-tuned."""
+    made: dict[str, Any] = {"budget": snapshot.budget, "step": snapshot.step, "spent": snapshot.spent}
+    for model, names in zip(models, (("accuracy", "loss"), ("tuned", "tuned_loss")), strict=True):
+        if model is not None:
+            tuned = ", fine-tuned" if names[0] == "tuned" else ""
+            with told(measured.progress, f"measure: at {snapshot.budget}{tuned}", measured.folder) as note:
+                found = measures.accuracy(model, test, confidence=measured.recipe.measures.confidence)
+                note.text = f"{found.value:.2%} of {found.total:,}"
+            made |= dict(zip(names, (gather.accuracy_row(found), found.loss), strict=True))
+    return SnapshotRow(**made)
 
 
 def costs(small: nn.Module) -> dict[str, int]:

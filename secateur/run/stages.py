@@ -38,6 +38,7 @@ from secateur.files import atomic_write
 from secateur.folder import DENSE, ROUNDS, Folder, Value
 from secateur.graph.units import Groups
 from secateur.masks import masked
+from secateur.methods.snapshots import Snapshot
 from secateur.optim.recorder import Recorder
 from secateur.planning import Plan
 from secateur.ranks import done_by_first, world
@@ -57,7 +58,7 @@ from secateur.report.record import (
     SpeedupRow,
     StageRow,
 )
-from secateur.run.measuring import Measured, costs, snapshot_rows, timed_alone, timed_in_turn
+from secateur.run.measuring import Measured, costs, snapshot_row, timed_alone, timed_in_turn
 from secateur.run.progress import Progress, told
 from secateur.surgery.checkpoint import load, save
 from secateur.surgery.record import Record, apply_masks, record
@@ -84,7 +85,6 @@ class CutRow(Row):
     proof: ProofRow | None
     stages: tuple[StageRow, ...]
     whole: float
-    snapshots: tuple[SnapshotRow, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class Run:
         def told_of() -> CutRow:
             assert pruner.plan is not None
             chosen = dataclasses.replace(pruner.plan, allocation=part.allocation)
-            entry, taken = _record(small), getattr(pruner, "taken", ())
+            entry = _record(small)
             return CutRow(
                 plan=gather.plan_row(chosen, part.budget, whole, part.round_to),
                 groups=gather.group_rows(entry),
@@ -193,12 +193,25 @@ class Run:
                 proof=gather.proof_row(entry.proof),
                 stages=(self.measured("fine-tuned", small, self.data.test, costs(small)),),
                 whole=whole,
-                snapshots=snapshot_rows(self.measured, copy.deepcopy(self.dense), taken, self.data.test),
             )
 
         done = self.folder.once("pruned", CutRow, told_of)
-        more = {"leavings": gather.leaving_rows(pruner.story), "snapshots": done.snapshots}
+        taken = enumerate(getattr(pruner, "taken", ()), start=1)
+        snapshots = tuple(self._snapshot(number, snapshot) for number, snapshot in taken)
+        more = {"leavings": gather.leaving_rows(pruner.story), "snapshots": snapshots}
         return self._told_of([first, *done.stages], [done], small, **more)
+
+    def _snapshot(self, number: int, snapshot: Snapshot) -> SnapshotRow:
+        """The row of a network that the training passed through, which is fine-tuned first if the recipe asks."""
+        model, tuned = copy.deepcopy(self.dense), None
+        model.load_state_dict(snapshot.state)
+        if self.recipe.fine_tuning.snapshots:
+            name, methods = f"fine-tuning of snapshot {number}", [HeldAtZero(snapshot.masks), *self._teachers()]
+            with self.stage(f"fine-tune at {snapshot.budget}") as note:
+                tuned, note.text = self._fit(copy.deepcopy(model), name, self.recipe.snapshots_tuned_by, methods)
+            tuned.eval()
+        of_test = (self.measured, snapshot, (model, tuned), self.data.test)
+        return self.folder.once(f"snapshot-{number}", SnapshotRow, lambda: snapshot_row(*of_test))
 
     def _told_of(self, stages: list[StageRow], cuts: list[CutRow], small: nn.Module, **more: Any) -> RunRecord:
         """The record of a run that came to `small` by these cuts."""
