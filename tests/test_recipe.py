@@ -28,7 +28,8 @@ def test_a_saved_recipe_names_every_default_but_not_its_folder(tmp_path):
     values = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
     assert "out" not in values
     assert values["pruning"]["round_to"] == 8
-    assert set(values["fine_tuning"]) == {*values["training"], "distill", "rewind", "adversarial"} - {"prepare"}
+    own = {"distill", "rewind", "adversarial", "snapshots"}
+    assert set(values["fine_tuning"]) == {*values["training"], *own} - {"prepare"}
     assert values["version"] == VERSION
     assert Recipe.load(tmp_path / "recipe.yaml") == Recipe.of(LEAST)
 
@@ -222,7 +223,7 @@ def test_a_repeated_training_is_that_of_the_dense_model():
     recipe = Recipe.of(changed(values, "fine_tuning.rewind", {"schedule": 4}))
     settings = recipe.fine_tuned_by()
     assert (settings.epochs, settings.warmup, settings.optimizer.keywords["lr"]) == (6, 0.0, 0.3)
-    assert set(recipe.to_dict()["fine_tuning"]) == {"adversarial", "distill", "rewind"}
+    assert set(recipe.to_dict()["fine_tuning"]) == {"adversarial", "distill", "rewind", "snapshots"}
     assert Recipe.from_yaml(recipe.to_yaml()) == recipe
     with pytest.raises(InputError, match=r"must be 0, or at least the 2 epochs of warm-up\. Got 1 instead"):
         Recipe.of(changed(values, "fine_tuning.rewind", {"schedule": 1}))
