@@ -74,6 +74,8 @@ class Masks:
 
     def after_step(self, optimizer: Optimizer | None = None) -> None:
         """Set removed weights to zero again, and with `optimizer` also their momentum and its other states."""
+        if not self._factors:
+            return
         pairs = self._trained()
         states = [
             (value, mask)

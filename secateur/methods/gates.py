@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 from secateur.errors import InputError
 from secateur.graph.units import Blocks, Group, Groups, Member
 from secateur.hashing import Draw
-from secateur.methods.sampling import Drawn, Gated, StraightThrough, draw_all, native_fits
+from secateur.methods.sampling import Drawn, Gated, Marks, StraightThrough, draw_all, native_fits
 
 if TYPE_CHECKING:
     from secateur.training.state import State
@@ -58,13 +58,17 @@ class Gates:
         self._draw = Draw(0, 0, 1.0)
         self._drawn: dict[str, Drawn] = {}
         self._shared: dict[str, tuple[Tensor, Tensor]] = {}
-        self._counts: dict[str, Tensor] = {}
-        self._native = native_fits([p.detach() for p in self.logits.values()])
+        self._marks: Marks | None = None
+        self._passed: _Passed | None = None
         for name, readers in places.items():
             path, _, attribute = name.rpartition(".")
             module = self.model.get_submodule(path)
             parametrize.register_parametrization(module, attribute, _Gate(self, readers))
         self.names = tuple(places)
+        self._homes: dict[str, Any] = {n: self.model.get_submodule(gated(n).rpartition(".")[0]) for n in places}
+        own = all(_own(readers) == name for name, readers in places.items()) and list(places) == list(self.logits)
+        self.kernels = native_fits([p.detach() for p in self.logits.values()])
+        self._native = own and self.kernels
 
     def remove(self) -> None:
         """Take the gates out of the model; the weights behind closed ones are what they were."""
@@ -78,11 +82,11 @@ class Gates:
         self._forget()
 
     def _forget(self) -> None:
-        self._drawn, self._shared, self._counts = {}, {}, {}
+        self._drawn, self._shared, self._marks, self._passed = {}, {}, None, None
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the graphs of this step, which cannot be copied."""
-        return {**vars(self), "_shared": {}, "_counts": {}}
+        return {**vars(self), "_shared": {}, "_passed": None}
 
     def fix(self, opened: Mapping[str, Tensor]) -> None:
         """Let the gates be as they are told from now on: group name -> bool of shape `[units]`."""
@@ -113,26 +117,41 @@ class Gates:
         """The present hard sample of a group, shape `[units]`, with its graph: one for all who ask."""
         return self._sampled(name)[0]
 
-    def count(self, name: str) -> Tensor:
-        """How many gates of a group are open in the present sample, a scalar with its graph."""
-        if name in self._counts and torch.is_grad_enabled():
-            return self._counts[name]
-        return self._sampled(name)[1]
+    def counts(self) -> Tensor:
+        """How many gates of each group are open in the present sample, shape `[groups]`, with their graph."""
+        if self._passed is not None and self._passed.counts.requires_grad == torch.is_grad_enabled():
+            return self._passed.counts
+        return torch.stack([self._sampled(name)[1] for name in self.logits])
 
     def through(self, weight: Tensor, name: str) -> Tensor:
         """A weight as the present sample of a group lets it through, whose gates are those of its entries, in order."""
-        if not self._native or weight.dtype != torch.float32 or not weight.is_contiguous():
-            return weight * self.sample(name).view_as(weight).to(weight.dtype)
-        gated, count = Gated.apply(weight, self.difference(name), *self._present(name))
-        if count.requires_grad:
-            self._counts[name] = count
-        passed: Tensor = gated
-        return passed
+        if self._native and (self._marks is not None or not self._drawn):
+            if self._passed is None or self._passed.stale(name):
+                self._passed = self._pass()
+            if self._passed is not None and self._passed.weights[name] is weight:
+                return self._passed.gated[name]
+        return weight * self.sample(name).view_as(weight).to(weight.dtype)
+
+    def _pass(self) -> _Passed | None:
+        """All weights as the present sample lets them through; none from now on where kernels do not take them."""
+        weights = {name: home.original for name, home in self._homes.items()}
+        self._native = all(w.dtype == torch.float32 and w.is_contiguous() for w in weights.values())
+        if not self._native:
+            return None
+        if self._marks is None:
+            self._marks = Marks(self._draw, self.temperature)
+        differences = [self.difference(name) for name in weights]
+        *found, counts = Gated.apply(self._marks, *weights.values(), *differences)
+        return _Passed(weights, dict(zip(weights, found, strict=True)), counts)
 
     def _present(self, name: str) -> Drawn:
         """The sample without a graph; gates stand still from one draw to the next."""
         if not self._drawn:
-            found = draw_all([d for _, d in self.differences()], self._draw, self.temperature)
+            differences = [d for _, d in self.differences()]
+            if self._marks is not None:
+                found = self._marks.drawn(differences)
+            else:
+                found = draw_all(differences, self._draw, self.temperature)
             self._drawn = dict(zip(self.logits, found, strict=True))
         return self._drawn[name]
 
@@ -151,14 +170,25 @@ class Gates:
         return self.sample(name) if training else (self.difference(name) > 0).to(self.logits[name].dtype)
 
 
+class _Passed:
+    """`weights` as a sample let them through, both by name, and how many gates of each are open."""
+
+    def __init__(self, weights: dict[str, Tensor], found: dict[str, Tensor], counts: Tensor) -> None:
+        self.weights, self.gated, self.counts = weights, found, counts
+        self._versions = {name: weight._version for name, weight in weights.items()}
+
+    def stale(self, name: str) -> bool:
+        """Whether a weight has moved since, or the graph is not the one that is due."""
+        moved = self.weights[name]._version != self._versions[name]
+        return moved or self.counts.requires_grad != torch.is_grad_enabled()
+
+
 class _Gate(nn.Module):
     """A weight as the gates of its units let it through."""
 
     def __init__(self, gates: Gates, readers: list[tuple[str, Member]]) -> None:
         super().__init__()
-        self._gates, self._readers = gates, readers
-        (name, member), single = readers[0], len(readers) == 1
-        self._own = name if single and isinstance(member, Blocks) and member.block == (1, 1) else None
+        self._gates, self._readers, self._own = gates, readers, _own(readers)
 
     def forward(self, weight: Tensor) -> Tensor:
         if self._gates.mode == "whole":
@@ -168,6 +198,12 @@ class _Gate(nn.Module):
         for name, member in self._readers:
             weight = weight * member.expand(self._gates.value(name, training=self.training).to(weight.dtype))
         return weight
+
+
+def _own(readers: list[tuple[str, Member]]) -> str | None:
+    """The group of which every gate is that of one entry of a weight, in order, if there is one."""
+    (name, member), single = readers[0], len(readers) == 1
+    return name if single and isinstance(member, Blocks) and member.block == (1, 1) else None
 
 
 def _places(gated: list[Group], groups: Groups) -> dict[str, list[tuple[str, Member]]]:

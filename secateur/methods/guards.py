@@ -66,7 +66,7 @@ class Guard:
         if self.paths is None:
             needed = self._most_open()
         else:
-            lost = self.lost({name: d >= 0 for name, d in self.gates.differences()})
+            lost = self.lost(dict(self.gates.differences()))
             needed = self._best_paths(lost) if lost else {}
         for name, units in needed.items():
             difference = self.gates.difference(name).detach()
@@ -82,10 +82,13 @@ class Guard:
         return self._best_paths(range(self.paths.outputs))
 
     def lost(self, opened: Mapping[str, Tensor]) -> list[int]:
-        """The outputs, by position, that no input reaches; none where there are no paths to ask. Units are bool."""
+        """The outputs, by position, that no input reaches; none where there are no paths to ask.
+
+        Units are open that are above 0, or true.
+        """
         if self.paths is None:
             return []
-        whole = {name: chance == 0 for name, chance in self.whole.items()}
+        whole = {name: chance.exp() for name, chance in self.whole.items()}
         return self.paths.lost(whole | {name: self._entries(name, units) for name, units in opened.items()})
 
     def _require_room(self, edges: float) -> None:

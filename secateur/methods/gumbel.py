@@ -16,7 +16,7 @@ out is held while the weights are fine-tuned, and its groups are cut.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,7 +28,7 @@ from secateur.criteria import Scores
 from secateur.methods.edges import Edges
 from secateur.methods.gates import Gates, take_leave
 from secateur.methods.guards import Guard
-from secateur.methods.prices import Price, Standing, parse_price
+from secateur.methods.prices import Price, parse_price
 from secateur.methods.pruner import Pruner
 from secateur.methods.sampling import adam_step
 from secateur.methods.snapshots import Snapshot, Snapshots
@@ -143,16 +143,15 @@ class Gumbel(Pruner):
         """The price of the edges, while gates are sampled."""
         if self.gates.mode != "sampled":
             return None
-        return self._price.penalty(self._standing(state.step, self.penalty_on))
+        return self.edges.penalty(self._price, self._units(self.penalty_on), self._progress(state.step))
 
     def look(self, state: State) -> None:
         """Move the gates; the optimizer of the weights finds no gradient for them."""
-        parameters = list(self.gates.logits.values())
+        parameters = self.gates.logits.values()
         reached = [p for p in parameters if p.grad is not None]
         self.guard.look_for_paths(state.model, state.batches[0][0], self.edges.asked)
-        if self.gates.mode == "sampled" and reached and adam_step(self._adam, reached):
-            with torch.no_grad():
-                self._after_gates(state.step)
+        if self.gates.mode == "sampled" and reached and adam_step(self._adam, reached, kernels=self.gates.kernels):
+            self._after_gates(state.step)
         for parameter in parameters:
             parameter.grad = None
 
@@ -240,35 +239,35 @@ class Gumbel(Pruner):
     def _progress(self, step: int) -> float:
         return min(1.0, max(0.0, (step - self._begin) / (self.solve_at - self._begin)))
 
-    def _standing(self, step: int, count: Literal["expected", "sample", "open"] = "expected") -> Standing:
-        """Where the edges stand: those expected, of this step's sample, or of gates that are most likely open."""
-        counted: dict[str, Callable[[str], Tensor]] = {
-            "expected": lambda name: self.gates.difference(name).sigmoid().sum(),
-            "sample": self.gates.count,
-            "open": lambda name: (self.gates.difference(name) > 0).sum(),
-        }
-        units = {name: counted[count](name) for name in self.gates.logits}
-        return Standing(self.edges.expected(units), self.edges.asked, self.edges.dense, self._progress(step))
+    def _units(self, count: Literal["expected", "sample", "open"]) -> Tensor:
+        """Units of every group: those expected, of this step's sample, or of gates that are most likely open."""
+        if count == "sample":
+            return self.gates.counts()
+        differences = [self.gates.difference(name) for name in self.gates.logits]
+        return torch.stack([(d.sigmoid() if count == "expected" else d > 0).sum() for d in differences])
 
     def _after_gates(self, step: int) -> None:
         """Let the price see the step, hold what it limits, and keep outputs and layers alive."""
         sees = self._price.sees
         if sees != "nothing":
-            standing = self._standing(step, sees)
+            with torch.no_grad():
+                units = dict(zip(self.gates.logits, self._units(sees).tolist(), strict=True))
+            standing = self.edges.standing(units, self._progress(step))
             limit = self._price.limit(standing)
-            if limit is not None and float(standing.edges) > limit:
+            if limit is not None and standing.edges > limit:
                 self._project(limit)
             self._price.moved(standing)
         if step % EVERY == 0:
             self.guard.hold()
 
+    @torch.no_grad()
     def _project(self, limit: float) -> None:
         """Move all probabilities down by one number, the least with which no more edges than `limit` are expected."""
         likely = {name: difference.sigmoid() for name, difference in self.gates.differences()}
         low, high = 0.0, 1.0
         for _ in range(30):
             middle = (low + high) / 2
-            edges = self.edges.expected({name: (p - middle).clamp_min(0).sum() for name, p in likely.items()})
-            low, high = (middle, high) if float(edges) > limit else (low, middle)
+            edges = self.edges.expected({name: float((p - middle).clamp_min(0).sum()) for name, p in likely.items()})
+            low, high = (middle, high) if edges > limit else (low, middle)
         for name, p in likely.items():
             self.gates.set(name, (p - high).clamp_min(0).logit(eps=1e-6))

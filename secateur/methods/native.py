@@ -7,9 +7,9 @@ no compiler the eager forms stay.
 
 from __future__ import annotations
 
-import ctypes
 from array import array
 from collections.abc import Sequence
+from ctypes import c_double, c_float, c_int, c_int64, c_uint32, c_void_p
 from functools import cache
 from typing import Any
 
@@ -17,12 +17,14 @@ import torch
 from torch import Tensor
 
 from secateur.hashing import FIRST, SECOND
+from secateur.methods.noise import EXPONENT, LN2, SERIES
 
 SOURCE = """
 #include <ATen/cpu/vec/vec.h>
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <numeric>
 
 using V = at::vec::Vectorized<float>;
@@ -34,61 +36,85 @@ static double total(V sum) {
     return std::accumulate(parts, parts + V::size(), 0.0);
 }
 
-static int64_t sample(const float* d, float* z, float* s, int64_t n, uint32_t at, uint32_t first, uint32_t second,
-                      float cold) {
-    float u[CHUNK];
+static int32_t bits(float x) {
+    int32_t found;
+    std::memcpy(&found, &x, sizeof x);
+    return found;
+}
+
+static float real(int32_t x) {
+    float found;
+    std::memcpy(&found, &x, sizeof x);
+    return found;
+}
+
+static void noise(float* l, uint32_t at, uint32_t first, uint32_t second) {
+    for (uint32_t i = 0; i < CHUNK; i++) {
+        uint32_t x = (at + i) ^ first;
+        x = (x ^ (x >> 16)) * FIRSTu + second;
+        x = (x ^ (x >> 15)) * (2 * SECONDu);  // a hash has 31 bits
+        const float a = float(int32_t((x >> 8) | 1)), b = 0x1p24f - a;
+        const int32_t e = (bits(a) - bits(b) + (1 << 22)) & EXPONENT;
+        const float c = real(bits(b) + e), s = (a - c) / (a + c), t = s * s;
+        l[i] = float(e) * LN2f + s * (SERIES);
+    }
+}
+
+static int64_t draw(const float* d, const float* w, float* z, float* s, int64_t n, uint32_t at, uint32_t first,
+                    uint32_t second, float cold) {
+    const V zero(0), one(1), minus(-0.0f);
+    float l[CHUNK];
     V open(0);
     for (int64_t from = 0; from < n; from += CHUNK, at += CHUNK) {
         const int64_t here = std::min(CHUNK, n - from);
-        for (uint32_t i = 0; i < CHUNK; i++) {
-            uint32_t x = (at + i) ^ first;
-            x = (x ^ (x >> 16)) * FIRSTu + second;
-            x = ((x ^ (x >> 15)) * SECONDu) & 0x7FFFFFFFu;
-            u[i] = float(int32_t(2 * (x >> 8) + 1)) * 0x1p-24f;
-        }
+        noise(l, at, first, second);
         for (int64_t i = 0; i < here; i += V::size()) {
             const int count = int(std::min<int64_t>(V::size(), here - i));
-            const V x = V::loadu(u + i), lifted = V::loadu(d + from + i, count) + (x / (V(1) - x)).log();
-            const V soft = (V(1) + (V(0) - lifted * V(cold)).exp_u20()).reciprocal();
-            const V gate = V::set(V(0), lifted.gt(V(0)), count);
-            gate.store(z + from + i, count);
-            open = open + gate;
-            ((V(1) - soft) * soft * V(cold)).store(s + from + i, count);
+            const V lifted = V::loadu(d + from + i, count) + V::loadu(l + i);
+            const V rest = (zero - lifted.abs() * V(cold)).exp_u20(), whole = one + rest;
+            const V opened = V::set(zero, lifted > zero, count), slope = rest * V(cold) / (whole * whole);
+            (w ? V::loadu(w + from + i, count) & opened : one & opened).store(z + from + i, count);
+            V::blendv(slope | minus, slope, opened).store(s + from + i, count);
+            open = open + (one & opened);
         }
     }
     return int64_t(total(open));
 }
 
-// A row of the table: logits, sample, slope, how many, index of the first, where their number goes.
-extern "C" void sample_all(const int64_t* table, int64_t rows, uint32_t first, uint32_t second, float cold,
-                           int threads) {
-    for (const int64_t* t = table; t < table + 6 * rows; t += 6) {
-        const int64_t n = t[3], blocks = (n + BLOCK - 1) / BLOCK;
+// A row of the table: logits, weight (none: z is the sample), z, slopes, how many, index of the first, their number.
+extern "C" void draw_all(const int64_t* table, int64_t rows, uint32_t first, uint32_t second, float cold, int threads) {
+    for (const int64_t* t = table; t < table + 7 * rows; t += 7) {
+        const float *d = (const float*)t[0], *w = (const float*)t[1];
+        float *z = (float*)t[2], *s = (float*)t[3];
+        const int64_t n = t[4];
         int64_t open = 0;
-        #pragma omp parallel for num_threads(threads) reduction(+:open) if (threads > 1 && blocks > 3)
-        for (int64_t b = 0; b < blocks; b++) {
-            const int64_t from = b * BLOCK;
-            open += sample((const float*)t[0] + from, (float*)t[1] + from, (float*)t[2] + from,
-                           std::min(BLOCK, n - from), uint32_t(t[4] + from), first, second, cold);
-        }
-        *(float*)t[5] = float(open);
+        #pragma omp parallel for num_threads(threads) reduction(+:open) if (threads > 1 && n > 3 * BLOCK)
+        for (int64_t b = 0; b < n; b += BLOCK)
+            open += draw(d + b, w ? w + b : w, z + b, s + b, std::min(BLOCK, n - b), uint32_t(t[5] + b), first, second,
+                         cold);
+        *(float*)t[6] = float(open);
     }
 }
 
-static void gradients(const float* __restrict__ g, const float* __restrict__ w, const float* __restrict__ z,
-                      const float* __restrict__ s, float* __restrict__ gw, float* __restrict__ gd, int64_t n,
-                      float price) {
+static void gradients(const float* __restrict__ g, const float* __restrict__ w, const float* __restrict__ s,
+                      float* __restrict__ gw, float* __restrict__ gd, int64_t n, float price) {
     for (int64_t i = 0; i < n; i++) {
-        gw[i] = g[i] * z[i];
-        gd[i] = (g[i] * w[i] + price) * s[i];
+        const int32_t slope = bits(s[i]);
+        gw[i] = real(bits(g[i]) & ~(slope >> 31));
+        gd[i] = (g[i] * w[i] + price) * real(slope & 0x7FFFFFFF);
     }
 }
 
-extern "C" void gradients_of(const float* g, const float* w, const float* z, const float* s, float* gw, float* gd,
-                             int64_t n, float price, int threads) {
-    #pragma omp parallel for num_threads(threads) if (threads > 1 && n > 3 * BLOCK)
-    for (int64_t b = 0; b < n; b += BLOCK)
-        gradients(g + b, w + b, z + b, s + b, gw + b, gd + b, std::min(BLOCK, n - b), price);
+// A row of the table: gradient of z, weight, slopes, gradients of the weight and of the logits, how many.
+extern "C" void gradients_of(const int64_t* table, int64_t rows, const float* prices, int threads) {
+    for (int64_t row = 0; row < rows; row++) {
+        const int64_t *t = table + 6 * row, n = t[5];
+        const float *g = (const float*)t[0], *w = (const float*)t[1], *s = (const float*)t[2];
+        float *gw = (float*)t[3], *gd = (float*)t[4];
+        #pragma omp parallel for num_threads(threads) if (threads > 1 && n > 3 * BLOCK)
+        for (int64_t b = 0; b < n; b += BLOCK)
+            gradients(g + b, w + b, s + b, gw + b, gd + b, std::min(BLOCK, n - b), prices ? prices[row] : 0);
+    }
 }
 
 static double total(const float* g, int64_t n) {
@@ -111,16 +137,21 @@ static void adam(float* __restrict__ p, const float* __restrict__ g, float* __re
     }
 }
 
-// A row of the table: logits, gradient, both moments, how many. Nothing moves where a gradient is not finite: 0 then.
-extern "C" int adam_all(const int64_t* table, int64_t rows, const float* c, int threads) {
-    for (const int64_t* t = table; t < table + 5 * rows; t += 5)
-        if (!std::isfinite(total((const float*)t[1], t[4]))) return 0;
-    for (const int64_t* t = table; t < table + 5 * rows; t += 5) {
-        const int64_t n = t[4];
+// A row of the table: logits, gradient, both moments, the number of steps (a float), how many.
+// Nothing moves where a gradient is not finite: 0 then.
+extern "C" int adam_all(const int64_t* table, int64_t rows, double beta1, double beta2, double lr, double eps,
+                        int threads) {
+    for (const int64_t* t = table; t < table + 6 * rows; t += 6)
+        if (!std::isfinite(total((const float*)t[1], t[5]))) return 0;
+    for (const int64_t* t = table; t < table + 6 * rows; t += 6) {
+        const int64_t n = t[5];
+        const double now = *(float*)t[4] += 1;
+        const double along = lr / (1 - std::pow(beta1, now)), across = 1 / std::sqrt(1 - std::pow(beta2, now));
+        const float c[6] = {float(1 - beta1), float(beta2), float(1 - beta2), float(along), float(across), float(eps)};
         #pragma omp parallel for num_threads(threads) if (threads > 1 && n > 3 * BLOCK)
         for (int64_t b = 0; b < n; b += BLOCK)
-            adam((float*)t[0] + b, (const float*)t[1] + b, (float*)t[2] + b, (float*)t[3] + b,
-                 std::min(BLOCK, n - b), c);
+            adam((float*)t[0] + b, (const float*)t[1] + b, (float*)t[2] + b, (float*)t[3] + b, std::min(BLOCK, n - b),
+                 c);
     }
     return 1;
 }
@@ -128,49 +159,51 @@ extern "C" int adam_all(const int64_t* table, int64_t rows, const float* c, int 
 FLAGS = ("-ftree-loop-vectorize", "-ffp-contract=off")  # torch leaves the first to code that is written with vectors
 
 
-def sample(
-    logits: Sequence[Tensor], starts: Sequence[int], keys: tuple[int, int], cold: float
-) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """The samples of several tensors of logits (float32, without gaps), their slopes, and how many gates are open."""
-    sizes = [d.numel() for d in logits]
-    z, s, counts = (torch.empty(n) for n in (sum(sizes), sum(sizes), len(sizes)))
+def draw(
+    logits: Sequence[Tensor], weights: Sequence[Tensor] | None, keys: tuple[int, int], cold: float
+) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """What the gates of each group let through of its weight (of ones without weights), and how they stand.
+
+    That is a slope a gate, below zero, be it -0, where it is closed; and how many are open, shape `[groups]`. Tensors
+    are float32 and without gaps, the index of a gate is its place among all, `cold` the inverse of the temperature.
+    """
+    passed, slopes = [torch.empty_like(x) for x in weights or logits], [torch.empty_like(d) for d in logits]
+    counts, table, start = torch.empty(len(slopes)), array("q"), 0
+    at = counts.data_ptr()
+    for number, (d, z, s) in enumerate(zip(logits, passed, slopes, strict=True)):
+        w, size = weights[number].data_ptr() if weights else 0, d.numel()
+        table.extend((d.data_ptr(), w, z.data_ptr(), s.data_ptr(), size, start, at + 4 * number))
+        start += size
+    first, second = (key & 0xFFFFFFFF for key in keys)
+    _library().draw_all(table.buffer_info()[0], len(slopes), first, second, cold, torch.get_num_threads())
+    return passed, slopes, counts
+
+
+def gradients(
+    gradients: Sequence[Tensor], weights: Sequence[Tensor], slopes: Sequence[Tensor], prices: Tensor | None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The gradients of weights and of their logits, g z and (g w + price) |slope|; slopes are those of `draw`."""
+    of_weights, of_logits = [torch.empty_like(w) for w in weights], [torch.empty_like(s) for s in slopes]
     table = array("q")
-    z_at, s_at, count_at = z.data_ptr(), s.data_ptr(), counts.data_ptr()
-    for number, (d, size, start) in enumerate(zip(logits, sizes, starts, strict=True)):
-        table.extend((d.data_ptr(), z_at, s_at, size, start, count_at + 4 * number))
-        z_at, s_at = z_at + 4 * size, s_at + 4 * size
-    first, second = (ctypes.c_uint32(key & 0xFFFFFFFF) for key in keys)
-    rows, threads = ctypes.c_int64(len(sizes)), ctypes.c_int(torch.get_num_threads())
-    _library().sample_all(ctypes.c_void_p(table.buffer_info()[0]), rows, first, second, ctypes.c_float(cold), threads)
-    return list(z.split(sizes)), list(s.split(sizes)), list(counts.unbind())
+    for tensors in zip(gradients, weights, slopes, of_weights, of_logits, strict=True):
+        table.extend([tensor.data_ptr() for tensor in tensors])
+        table.append(tensors[2].numel())
+    at = prices.data_ptr() if prices is not None else None
+    _library().gradients_of(table.buffer_info()[0], len(of_logits), at, torch.get_num_threads())
+    return of_weights, of_logits
 
 
-def gradients(gradient: Tensor, weight: Tensor, z: Tensor, slope: Tensor, price: float) -> tuple[Tensor, Tensor]:
-    """The gradients of a weight and of its logits: g z and (g w + price) slope."""
-    of_weight, of_logits = torch.empty_like(weight), torch.empty_like(slope)
-    tensors = (gradient, weight, z, slope, of_weight, of_logits)
-    pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
-    threads = ctypes.c_int(torch.get_num_threads())
-    _library().gradients_of(*pointers, ctypes.c_int64(z.numel()), ctypes.c_float(price), threads)
-    return of_weight, of_logits
+def adam(rows: Sequence[Sequence[Tensor]], betas: tuple[float, float], lr: float, eps: float) -> bool:
+    """Whether gradients were finite, and logits, moments and numbers of steps moved by them.
 
-
-def adam(
-    logits: Sequence[Tensor],
-    gradients: Sequence[Tensor],
-    moments: Sequence[tuple[Tensor, Tensor]],
-    numbers: Sequence[float],
-) -> bool:
-    """Whether gradients were finite, and logits and both moments moved by them.
-
-    `numbers` are 1 - beta1, beta2, 1 - beta2, lr / (1 - beta1^t), (1 - beta2^t)^-1/2 and eps.
+    A row holds logits, gradient, both moments and the number of steps.
     """
     table = array("q")
-    for d, g, (first, second) in zip(logits, gradients, moments, strict=True):
-        table.extend((d.data_ptr(), g.data_ptr(), first.data_ptr(), second.data_ptr(), d.numel()))
-    constants = (ctypes.c_float * 6)(*numbers)
-    rows, threads = ctypes.c_int64(len(logits)), ctypes.c_int(torch.get_num_threads())
-    return bool(_library().adam_all(ctypes.c_void_p(table.buffer_info()[0]), rows, constants, threads))
+    for row in rows:
+        table.extend([tensor.data_ptr() for tensor in row])
+        table.append(row[0].numel())
+    at, threads = table.buffer_info()[0], torch.get_num_threads()
+    return bool(_library().adam_all(at, len(rows), *betas, lr, eps, threads))
 
 
 @cache
@@ -186,5 +219,14 @@ def there() -> bool:
 def _library() -> Any:
     from torch._inductor.codecache import CppCodeCache
 
-    source = SOURCE.replace("FIRST", str(FIRST)).replace("SECOND", str(SECOND))
-    return CppCodeCache.load(source, extra_flags=FLAGS)
+    series = "f + t * (".join(map(repr, SERIES)) + "f" + ")" * (len(SERIES) - 1)
+    numbers = {"FIRST": FIRST, "SECOND": SECOND, "EXPONENT": EXPONENT, "LN2": LN2, "SERIES": series}
+    source = SOURCE
+    for name, number in numbers.items():
+        source = source.replace(name, str(number))
+    library = CppCodeCache.load(source, extra_flags=FLAGS)
+    library.draw_all.argtypes = [c_void_p, c_int64, c_uint32, c_uint32, c_float, c_int]
+    library.gradients_of.argtypes = [c_void_p, c_int64, c_void_p, c_int]
+    library.adam_all.argtypes = [c_void_p, c_int64, c_double, c_double, c_double, c_double, c_int]
+    library.draw_all.restype = library.gradients_of.restype = None
+    return library

@@ -1,9 +1,9 @@
 """Paths from a network's inputs to its outputs: which outputs none leads to, and which would be the best to have.
 
 Networks that are chains of linear layers and convolutions have them, with anything between the layers that treats
-every unit alike and for itself. With open[l] the entries of layer l that may be passed,
+every unit alike and for itself. An entry of layer l may be passed where d[l] is above 0,
 
-    reached_0 = all,   reached_l,i = any_j (open[l]_ij and reached_(l-1),j)    outputs that are not reached are lost
+    widest_0 = inf,    widest_l,i = max_j min(d[l]_ij, widest_(l-1),j)         outputs with none above 0 are lost
     best_0 = 0,        best_l,i = max_j (log p[l]_ij + best_(l-1),j)           p: the chance that an entry is open
 
 A unit of a layer is its row, so a channel is one unit whatever its size in space.
@@ -40,15 +40,15 @@ class Paths:
         self.layers, self.outputs = dict(layers), outputs
 
     def lost(self, opened: Mapping[str, Tensor]) -> list[int]:
-        """The outputs, by position, to which no path of open entries leads; `opened` is bool."""
-        reached: Tensor | None = None
+        """The outputs, by position, to which no path leads; entries that may be passed are above 0, or true."""
+        widest: Tensor | None = None
         for name, before in self.layers.items():
             there = opened[name].flatten(1)
             if there.shape[1] != before:
-                there = there.view(len(there), before, -1).any(2)
-            reached = there.any(1) if reached is None else (there & reached).any(1)
-        assert reached is not None
-        return (~reached).nonzero().flatten().tolist()
+                there = there.view(len(there), before, -1).amax(2)
+            widest = (there if widest is None else torch.minimum(there, widest)).amax(1)
+        assert widest is not None
+        return (widest <= 0).nonzero().flatten().tolist()
 
     def best(self, chances: Mapping[str, Tensor], outputs: Iterable[int]) -> dict[str, Tensor]:
         """Layer -> the entries, as flat indices, of the likeliest path to each of the outputs; `chances` are log p."""

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from secateur.methods.edges import Edges
-from secateur.methods.prices import Price, Projection, Standing, parse_price
+from secateur.methods.prices import Price, Projection, parse_price
 from secateur.methods.relaxed import Relaxed
 
 if TYPE_CHECKING:
@@ -45,12 +46,15 @@ class Priced(Relaxed):
 
     def penalty(self, state: State) -> Tensor | None:
         """The price of the weights that are open, until they are decided."""
-        return self._price.penalty(self._standing(state.step)) if state.step < self.solve_at else None
+        if state.step >= self.solve_at:
+            return None
+        return self._edges.penalty(self._price, self._units(), state.step / self.solve_at)
 
     def settle(self, progress: float) -> None:
         """Let the price see the step."""
         if self._price.sees != "nothing":
-            self._price.moved(self._standing(round(progress * self.solve_at)))
+            units = dict(zip(self.besides, self._units().tolist(), strict=True))
+            self._price.moved(self._edges.standing(units, progress))
 
     def state_dict(self) -> dict[str, Any]:
         """Where the pruning stands, with the price."""
@@ -61,7 +65,5 @@ class Priced(Relaxed):
         super().load_state_dict(saved)
         self._price.load_state_dict(saved["price"])
 
-    def _standing(self, step: int) -> Standing:
-        units = {name: chance.sum() for name, chance in zip(self.besides, self.chances(), strict=True)}
-        edges = self._edges
-        return Standing(edges.expected(units), edges.asked, edges.dense, min(1.0, step / self.solve_at))
+    def _units(self) -> Tensor:
+        return torch.stack([chance.sum() for chance in self.chances()])

@@ -1,8 +1,8 @@
 """What an open gate costs: the knob by which learned sparsity is steered.
 
-A price turns the expected number of edges into a penalty. An *edge* is one of what the method's budget counts: a
-weight, for single weights; a multiply-accumulate, parameter or channel, for groups. Biases and whatever else no gate
-can remove are not counted, neither in what stands nor in what is asked for.
+A price turns a number of edges into a penalty, and says what one more would cost. An *edge* is one of what the
+method's budget counts: a weight, for single weights; a multiply-accumulate, parameter or channel, for groups. Biases
+and whatever else no gate can remove are not counted, neither in what stands nor in what is asked for.
 
     Constant      price * edges                                            Zhang, Tao & Zhang, arXiv 2311.12526
     Ramp          price * min(1, t / until) * edges
@@ -21,12 +21,10 @@ to those asked for, in equal factors, and is there at `until`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
-
-import torch
-from torch import Tensor
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from secateur.errors import InputError
 from secateur.schedule import exponential
@@ -34,12 +32,19 @@ from secateur.schedule import exponential
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a training stands: `edges` is a scalar with a graph; `asked`, `dense` edges; `progress` in [0, 1]."""
+    """Where a training stands: `edges` now, those `asked` for, those of the `dense` network; `progress` in [0, 1]."""
 
-    edges: Tensor
+    edges: float
     asked: float
     dense: float
     progress: float
+
+
+class Charge(NamedTuple):
+    """What edges cost: `nats` in all, and the `rate` that one more would add."""
+
+    nats: float
+    rate: float
 
 
 @dataclass
@@ -53,8 +58,8 @@ class Price:
     sees: ClassVar[Literal["nothing", "expected", "open"]] = "nothing"
     """Which edges it is shown after a step: those expected, or of gates most likely open. Counting them takes time."""
 
-    def penalty(self, standing: Standing) -> Tensor | None:  # noqa: ARG002 - a projection asks for none
-        """The scalar that joins the loss, if any."""
+    def charge(self, standing: Standing) -> Charge | None:  # noqa: ARG002 - a projection asks for none
+        """What joins the loss, if anything does."""
         return None
 
     def limit(self, standing: Standing) -> float | None:  # noqa: ARG002 - most prices only ask
@@ -82,9 +87,9 @@ class Constant(Price):
     def __post_init__(self) -> None:
         _positive(self, "price")
 
-    def penalty(self, standing: Standing) -> Tensor:
+    def charge(self, standing: Standing) -> Charge:
         """`price * edges`."""
-        return self.price * standing.edges
+        return Charge(self.price * standing.edges, self.price)
 
 
 @dataclass
@@ -99,9 +104,10 @@ class Ramp(Price):
         _positive(self, "price")
         _share(self, "until")
 
-    def penalty(self, standing: Standing) -> Tensor:
+    def charge(self, standing: Standing) -> Charge:
         """The price of now, times the edges."""
-        return self.price * min(1.0, standing.progress / self.until) * standing.edges
+        now = self.price * min(1.0, standing.progress / self.until)
+        return Charge(now * standing.edges, now)
 
 
 @dataclass
@@ -119,14 +125,14 @@ class Climb(Price):
         _positive(self, "price")
         self.now, self.progress = 0.0, 0.0
 
-    def penalty(self, standing: Standing) -> Tensor:
+    def charge(self, standing: Standing) -> Charge:
         """The price of now, times the edges."""
-        return self.now * standing.edges
+        return Charge(self.now * standing.edges, self.now)
 
     def moved(self, standing: Standing) -> None:
         """Go up, or back, by what passed since the step before."""
         rise = self.price * max(0.0, standing.progress - self.progress)
-        self.now = max(0.0, self.now + (rise if float(standing.edges.detach()) > standing.asked else -5 * rise))
+        self.now = max(0.0, self.now + (rise if standing.edges > standing.asked else -5 * rise))
         self.progress = standing.progress
 
     def state_dict(self) -> dict[str, Any]:
@@ -147,9 +153,10 @@ class Aim(Price):
     def __post_init__(self) -> None:
         _positive(self, "price")
 
-    def penalty(self, standing: Standing) -> Tensor:
+    def charge(self, standing: Standing) -> Charge:
         """`price * |edges - asked|`."""
-        return self.price * (standing.edges - standing.asked).abs()
+        surplus = standing.edges - standing.asked
+        return Charge(self.price * abs(surplus), math.copysign(self.price, surplus))
 
 
 @dataclass
@@ -163,10 +170,12 @@ class LogSchedule(Price):
         _positive(self, "strength")
         _share(self, "until")
 
-    def penalty(self, standing: Standing) -> Tensor:
-        """`strength * relu(log edges - log scheduled)`; nothing where no edge is expected any more."""
-        edges = standing.edges.clamp_min(torch.finfo(standing.edges.dtype).tiny)
-        return self.strength * (edges / _scheduled(standing, self.until)).log().relu()
+    def charge(self, standing: Standing) -> Charge:
+        """`strength * relu(log edges - log scheduled)`."""
+        times = standing.edges / _scheduled(standing, self.until)
+        return (
+            Charge(self.strength * math.log(times), self.strength / standing.edges) if times > 1 else Charge(0.0, 0.0)
+        )
 
 
 @dataclass
@@ -180,13 +189,13 @@ class DualAscent(Price):
         _positive(self, "rate")
         self.price = 0.0
 
-    def penalty(self, standing: Standing) -> Tensor:
+    def charge(self, standing: Standing) -> Charge:
         """The price of now, times the edges."""
-        return self.price * standing.edges
+        return Charge(self.price * standing.edges, self.price)
 
     def moved(self, standing: Standing) -> None:
         """Let the price follow what is expected after the step."""
-        surplus = (float(standing.edges.detach()) - standing.asked) / standing.dense
+        surplus = (standing.edges - standing.asked) / standing.dense
         self.price = max(0.0, self.price + self.rate * surplus)
 
     def state_dict(self) -> dict[str, Any]:

@@ -7,21 +7,23 @@ L = log u - log(1 - u), u uniform in (0, 1),
     forward     z = 1 if d + L > 0 else 0           P(z = 1) = sigmoid(d), whatever tau
     backward    dz/dd := s (1 - s) / tau,           s = sigmoid((d + L) / tau)
 
-u is a hash of (seed, step, index of the gate): nothing is drawn from a generator, every rank and every device finds the
-same, and a kernel can make it on the fly (`secateur.methods.native`).
+L is a function of (seed, step, index of the gate) (`secateur.methods.noise`): nothing is drawn from a generator, every
+rank and every device finds the same, and a kernel makes it on the fly (`secateur.methods.native`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim import Adam
 
-from secateur.hashing import Draw, hashed, signed
+from secateur.errors import TrainingError
+from secateur.hashing import Draw, signed
 from secateur.methods import native
+from secateur.methods.noise import logistic_noise
 
 SMALL = 1 << 14
 """Gates below which compiling a kernel, or calling it, costs more than it saves."""
@@ -35,37 +37,68 @@ class Drawn(NamedTuple):
     opened: Tensor
 
 
-def logistic_noise(indices: Tensor, draw: Draw) -> Tensor:
-    """The logistic number L = log(u / (1 - u)) of every index (int32), float32.
+class Marks:
+    """A sample of all groups by kernels: a slope a gate, with the sign of those that are closed, and how many are open.
 
-    u is (k + 1/2) / 2^23 with the 23 highest bits of the hash, so that chances are exact to 2^-24 and |L| is at most
-    16.7.
+    It is made of the logits as they are when weights, or nothing, are first let through.
     """
-    first, second = draw.keys()
-    return ((hashed(indices, first, second) >> 8) * 2 + 1).float().mul_(2**-24).logit_()
+
+    def __init__(self, draw: Draw, temperature: float) -> None:
+        first, second = draw.keys()
+        self._how = (int(first), int(second)), 1 / temperature
+        self.slopes: list[Tensor] = []
+        self.counts = torch.empty(0)
+
+    def let_through(self, weights: Sequence[Tensor] | None, logits: Sequence[Tensor]) -> list[Tensor]:
+        """The weights where gates are open, 0 elsewhere; without weights 1 where they are open."""
+        if not self.slopes:
+            passed, self.slopes, self.counts = native.draw(logits, weights, *self._how)
+            return passed
+        closed = [slope.signbit() for slope in self.slopes]
+        if weights is None:
+            return [(~there).to(slope.dtype) for there, slope in zip(closed, self.slopes, strict=True)]
+        return [w.masked_fill(there.view_as(w), 0) for there, w in zip(closed, weights, strict=True)]
+
+    def drawn(self, logits: Sequence[Tensor]) -> list[Drawn]:
+        """The sample in the form that torch's operators take."""
+        samples = self.let_through(None, logits)
+        slopes = [slope.abs() for slope in self.slopes]
+        return [Drawn(*parts) for parts in zip(samples, slopes, self.counts.unbind(), strict=True)]
 
 
 def hard_sample(logits: Tensor, noise: Tensor, temperature: float) -> Drawn:
     """The sample of gates, from logits and logistic noise of one shape."""
     lifted = logits + noise
     sample = torch.gt(lifted, 0, out=torch.empty_like(lifted))  # in the type of the logits, without a bool between
-    soft = lifted.mul_(1 / temperature).sigmoid_()
+    soft = lifted.abs_().mul_(-1 / temperature).sigmoid_()  # the slope of s is that of 1 - s: the smaller has its bits
     return Drawn(sample, (1 - soft).mul_(soft).mul_(1 / temperature), sample.sum())
 
 
 def draw_all(logits: Sequence[Tensor], draw: Draw, temperature: float) -> list[Drawn]:
     """The samples of all groups; the index of a gate is its place among the gates of all."""
-    sizes = [d.numel() for d in logits]
-    starts = [sum(sizes[:number]) for number in range(len(sizes))]
     if native_fits(logits):
-        first, second = draw.keys()
-        found = native.sample(logits, starts, (int(first), int(second)), 1 / temperature)
-        return [Drawn(*parts) for parts in zip(*found, strict=True)]
-    drawn = []
-    for d, start in zip(logits, starts, strict=True):
-        indices = torch.arange(d.numel(), dtype=torch.int32, device=d.device).add_(signed(start))
-        drawn.append(hard_sample(d, logistic_noise(indices, draw), temperature))
-    return drawn
+        return Marks(draw, temperature).drawn(logits)
+    found: list[Drawn] = []
+    start = 0
+    for bundle in _bundles(logits):
+        sizes = [d.numel() for d in bundle]
+        indices = torch.arange(sum(sizes), dtype=torch.int32, device=bundle[0].device).add_(signed(start))
+        drawn = hard_sample(torch.cat(bundle), logistic_noise(indices, draw), temperature)
+        parts = zip(drawn.sample.split(sizes), drawn.slope.split(sizes), strict=True)
+        found += [Drawn(sample, slope, sample.sum()) for sample, slope in parts]
+        start += sum(sizes)
+    return found
+
+
+def _bundles(logits: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Neighbours that are drawn together, since there are few gates in each."""
+    bundle: list[Tensor] = []
+    for d in logits:
+        if bundle and (d.device != bundle[0].device or sum(map(len, bundle)) + len(d) > SMALL):
+            yield bundle
+            bundle = []
+        bundle.append(d)
+    yield bundle
 
 
 def native_fits(logits: Sequence[Tensor]) -> bool:
@@ -75,23 +108,20 @@ def native_fits(logits: Sequence[Tensor]) -> bool:
     return all(d.device.type == "cpu" and d.dtype == torch.float32 and d.is_contiguous() for d in logits)
 
 
-@torch.no_grad()
-def adam_step(adam: Adam, logits: Sequence[Tensor]) -> bool:
+def adam_step(adam: Adam, logits: Sequence[Tensor], *, kernels: bool) -> bool:
     """Whether the gradients of these logits were finite, and Adam has moved the logits by them."""
-    gradients = [d.grad for d in logits if d.grad is not None]
-    states = [adam.state[d] for d in logits if d in adam.state]
-    plain = all(g.is_contiguous() and g.dtype == torch.float32 for g in gradients)
-    if len(states) < len(logits) or not plain or not native_fits(logits):
-        finite = bool(torch.stack([g.sum() for g in gradients]).sum().isfinite())
-        if finite:
-            adam.step()
-        return finite
-    group, t = adam.param_groups[0], float(states[0]["step"]) + 1
-    (beta1, beta2), lr = group["betas"], group["lr"]
-    numbers = (1 - beta1, beta2, 1 - beta2, lr / (1 - beta1**t), (1 - beta2**t) ** -0.5, group["eps"])
-    finite = native.adam(logits, gradients, [(state["exp_avg"], state["exp_avg_sq"]) for state in states], numbers)
+    rows = []
+    for d in logits:
+        state, gradient = adam.state.get(d), d.grad
+        assert gradient is not None
+        if kernels and state and gradient.is_contiguous():
+            rows.append((d, gradient, state["exp_avg"], state["exp_avg_sq"], state["step"]))
+    if len(rows) == len(logits):
+        group = adam.param_groups[0]
+        return native.adam(rows, group["betas"], group["lr"], group["eps"])
+    finite = bool(torch.stack([d.grad.sum() for d in logits if d.grad is not None]).sum().isfinite())
     if finite:
-        torch._foreach_add_([state["step"] for state in states], 1)
+        adam.step()
     return finite
 
 
@@ -121,26 +151,29 @@ class StraightThrough(torch.autograd.Function):
 
 
 class Gated(torch.autograd.Function):
-    """A weight times the sample of gates of its own, w z, and how many are open; one kernel makes both gradients.
+    """Weights times the sample of gates of their own, w z, and how many are open; one kernel makes all gradients.
 
-    >>> gated, count = Gated.apply(weight, logits, *drawn)                          of float32, without gaps, on a CPU
+    As with `StraightThrough`, the graph may be walked as often as there are losses that share it.
+
+    >>> *gated, counts = Gated.apply(marks, *weights, *logits)                      of float32, without gaps, on a CPU
     """
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, logits: Tensor, sample: Tensor, slope: Tensor, count: Tensor) -> Any:  # noqa: ARG004
-        """The weight where gates are open, 0 elsewhere."""
-        ctx.save_for_backward(weight)
-        ctx.sample, ctx.slope = sample, slope
+    def forward(ctx: Any, marks: Marks, *tensors: Tensor) -> Any:
+        """The weights where gates are open, 0 elsewhere; the counts, shape `[groups]`."""
+        weights, logits = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
+        passed = marks.let_through(weights, logits)
+        ctx.weights, ctx.versions, ctx.slopes = weights, [w._version for w in weights], marks.slopes
         ctx.set_materialize_grads(False)
-        return weight * sample.view_as(weight), count.view_as(count)
+        return *passed, marks.counts.clone()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        """Those of the weight and of the logits; a price on the count alone needs no weight."""
-        of_gated, of_count = gradients
-        if of_gated is None:
-            return None, None if of_count is None else of_count * ctx.slope, None, None, None
-        (weight,) = ctx.saved_tensors
-        price = 0.0 if of_count is None else float(of_count)
-        found = native.gradients(of_gated.contiguous(), weight, ctx.sample, ctx.slope, price)
-        return *found, None, None, None
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Those of the weights and of the logits; a price on the counts alone needs no weights."""
+        *of_gated, prices = gradients
+        weights, slopes = ctx.weights, ctx.slopes
+        if [w._version for w in weights] != ctx.versions and any(g is not None for g in of_gated):
+            raise TrainingError("A weight was changed after its network has run and before its gradient was there.")
+        given = [torch.zeros_like(w) if g is None else g.contiguous() for g, w in zip(of_gated, weights, strict=True)]
+        of_weights, of_logits = native.gradients(given, weights, slopes, prices)
+        return None, *(None if g is None else own for g, own in zip(of_gated, of_weights, strict=True)), *of_logits

@@ -10,9 +10,11 @@ from torch import nn
 from torch.optim import SGD, Adam
 
 import secateur
-from secateur.hashing import Draw
+from secateur.errors import TrainingError
+from secateur.hashing import Draw, hashed
 from secateur.methods import Constant, Gumbel, native, sampling
-from secateur.methods.sampling import adam_step, draw_all, hard_sample, logistic_noise
+from secateur.methods.noise import logistic_noise
+from secateur.methods.sampling import Marks, adam_step, draw_all, hard_sample
 from secateur.training import Moments, State
 
 
@@ -45,24 +47,41 @@ def test_noise_is_logistic_and_a_function_of_seed_step_and_index():
     assert 11 < float(noise.abs().max()) < 16.7
 
 
+@pytest.mark.parametrize("seed", [0, 1 << 40])
+def test_noise_is_the_logarithm_of_the_odds_to_the_last_bits(seed):
+    indices, draw = torch.arange(200_000, dtype=torch.int32), Draw(seed, 11, 1.0)
+    odds = (2 * (hashed(indices, *draw.keys()) >> 8) + 1).double() / 2**24
+    torch.testing.assert_close(logistic_noise(indices, draw).double(), odds.logit(), rtol=3e-7, atol=1e-7)
+
+
 @pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("weighed", [True, False])
+@pytest.mark.parametrize("temperature", [0.1, 3.0])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_kernels_draw_what_torch_draws(threads, monkeypatch):
+def test_kernels_draw_what_torch_draws(threads, temperature, weighed, monkeypatch):
     given, draw, before = logits(70_003, 30, 1, 700), Draw(1 << 40, 7, 1.0), torch.get_num_threads()
+    weights = [torch.randn(d.shape) for d in given] if weighed else None
+    marks = Marks(draw, temperature)
     torch.set_num_threads(threads)
-    by_kernel = draw_all(given, draw, 3.0)
+    passed = marks.let_through(weights, given)
     torch.set_num_threads(before)
+    again, by_kernel = marks.let_through(weights, given), marks.drawn(given)  # from what the first has found
     eager(monkeypatch)
-    for one, other in zip(by_kernel, draw_all(given, draw, 3.0), strict=True):
-        assert torch.equal(one.sample, other.sample)
-        torch.testing.assert_close(one.slope, other.slope, rtol=1e-4, atol=1e-7)
-        assert one.opened == other.opened == one.sample.sum()
+    for number, drawn in enumerate(draw_all(given, draw, temperature)):
+        expected = drawn.sample if weights is None else weights[number] * drawn.sample
+        assert torch.equal(passed[number], expected)
+        assert torch.equal(again[number], expected)
+        assert torch.equal(by_kernel[number].sample, drawn.sample)
+        torch.testing.assert_close(by_kernel[number].slope, drawn.slope, rtol=1e-5, atol=1e-30)
+        assert by_kernel[number].opened == drawn.opened == drawn.sample.sum()
 
 
-def test_samples_of_groups_are_those_of_all_gates_in_a_row(monkeypatch):
+@pytest.mark.parametrize("small", [1, 60, 1000])
+def test_samples_of_groups_are_those_of_all_gates_in_a_row(small, monkeypatch):
     eager(monkeypatch)
-    given, draw = logits(50, 7), Draw(2, 3, 1.0)
-    noise = logistic_noise(torch.arange(57, dtype=torch.int32), draw)
+    monkeypatch.setattr(sampling, "SMALL", small)
+    given, draw = logits(50, 7, 90), Draw(2, 3, 1.0)
+    noise = logistic_noise(torch.arange(147, dtype=torch.int32), draw)
     whole = hard_sample(torch.cat(given), noise, 2.0)
     parts = draw_all(given, draw, 2.0)
     assert torch.equal(torch.cat([part.sample for part in parts]), whole.sample)
@@ -121,6 +140,37 @@ def test_a_graph_of_gates_serves_several_losses(way, monkeypatch):
     torch.testing.assert_close(copied(state.batch[0]), state.model(state.batch[0]))
 
 
+@pytest.mark.parametrize("way", ["kernels", "torch"])
+def test_weights_that_move_within_a_step_meet_the_same_gates(way, monkeypatch):
+    if way == "torch":
+        eager(monkeypatch)
+    method, state = started()
+    first, layer = state.model[0].weight, state.model[0]
+    opened = (first != 0).clone()
+    with torch.no_grad():
+        layer.parametrizations.weight.original.mul_(2)
+        method.gates.set("0.weight", -method.gates.difference("0.weight"))
+        assert torch.equal(layer.weight, 2 * first)
+        assert not layer.weight.requires_grad
+    second = layer.weight
+    assert torch.equal(second, 2 * first)
+    assert method.gates.counts()[0] == opened.sum()
+    assert torch.equal(method.gates.sample("0.weight").bool(), opened.flatten())
+    second.sum().backward()
+    assert torch.equal(layer.parametrizations.weight.original.grad, opened.float())
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_weight_that_moved_between_its_run_and_its_gradient_is_told():
+    method, state = started()
+    loss = state.objective()[0]
+    with torch.no_grad():
+        state.model[0].parametrizations.weight.original.mul_(2)
+    with pytest.raises(TrainingError, match="A weight was changed after its network has run"):
+        loss.backward()
+    assert method.gates.kernels
+
+
 @pytest.mark.usefixtures("kernels")
 def test_the_kernel_moves_logits_as_torch_does():
     steps = {}
@@ -133,12 +183,12 @@ def test_the_kernel_moves_logits_as_torch_does():
             if way == "torch":
                 adam.step()
             else:
-                assert adam_step(adam, given)
+                assert adam_step(adam, given, kernels=True)
         steps[way] = [*given, *(tensor for state in adam.state.values() for tensor in state.values())]
         if way == "kernel":
             before = [d.detach().clone() for d in given]
             given[1].grad[7] = torch.nan
-            assert not adam_step(adam, given)
+            assert not adam_step(adam, given, kernels=True)
             assert all(torch.equal(d, old) for d, old in zip(given, before, strict=True))
     for one, other in zip(steps["kernel"], steps["torch"], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)

@@ -16,8 +16,11 @@ import secateur
 from secateur import sparse
 from secateur.errors import InputError
 from secateur.methods import Aim, Climb, Constant, DualAscent, Gumbel, LogSchedule, Projection, Ramp, Standing
+from secateur.methods.edges import Edges
 from secateur.methods.gates import Gates
 from secateur.methods.sampling import StraightThrough, hard_sample
+from secateur.planning import Budget
+from secateur.planning.fitting import Target
 from secateur.schedule import exponential
 from secateur.training import Moments, State, fit
 
@@ -137,26 +140,44 @@ def test_edges_of_groups_are_what_widths_cost():
 
 
 def test_prices_by_hand():
-    at = Standing(torch.tensor(50.0), asked=10.0, dense=1000.0, progress=0.4)
-    assert float(Constant(2.0).penalty(at)) == 100
-    assert float(Ramp(2.0, until=0.8).penalty(at)) == pytest.approx(50)
-    assert float(Aim(2.0).penalty(at)) == 80
-    assert float(LogSchedule(2.0, until=0.8).penalty(at)) == 0  # 100 are scheduled
-    late = Standing(torch.tensor(50.0), asked=10.0, dense=1000.0, progress=0.9)
-    assert float(LogSchedule(2.0, until=0.8).penalty(late)) == pytest.approx(2 * math.log(5))
+    at = Standing(50.0, asked=10.0, dense=1000.0, progress=0.4)
+    assert Constant(2.0).charge(at) == (100, 2)
+    assert Ramp(2.0, until=0.8).charge(at) == pytest.approx((50, 1))
+    assert Aim(2.0).charge(at) == (80, 2)
+    assert Aim(2.0).charge(Standing(4.0, 10.0, 1000.0, 0.4)) == (12, -2)
+    assert LogSchedule(2.0, until=0.8).charge(at) == (0, 0)  # 100 are scheduled
+    late = Standing(50.0, asked=10.0, dense=1000.0, progress=0.9)
+    assert LogSchedule(2.0, until=0.8).charge(late) == pytest.approx((2 * math.log(5), 2 / 50))
+    assert Projection(until=0.8).charge(at) is None
     assert Projection(until=0.8).limit(at) == pytest.approx(100)
     climb = Climb(10.0)
     climb.moved(at)
-    assert float(climb.penalty(at)) == pytest.approx(200)
-    climb.moved(Standing(torch.tensor(9.0), asked=10.0, dense=1000.0, progress=0.5))
-    assert float(climb.penalty(at)) == 0  # 5 less would be below it
-    climb.moved(Standing(torch.tensor(11.0), asked=10.0, dense=1000.0, progress=0.7))
-    assert float(climb.penalty(at)) == pytest.approx(100)
+    assert climb.charge(at) == pytest.approx((200, 4))
+    climb.moved(Standing(9.0, asked=10.0, dense=1000.0, progress=0.5))
+    assert climb.charge(at) == (0, 0)  # 5 less would be below it
+    climb.moved(Standing(11.0, asked=10.0, dense=1000.0, progress=0.7))
+    assert climb.charge(at) == pytest.approx((100, 2))
     dual = DualAscent(10.0)
     dual.moved(at)
-    assert dual.price == pytest.approx(0.4)
-    dual.moved(Standing(torch.tensor(0.0), asked=100.0, dense=1000.0, progress=0.5))
+    assert dual.charge(at) == pytest.approx((20, 0.4))
+    dual.moved(Standing(0.0, asked=100.0, dense=1000.0, progress=0.5))
     assert dual.price == 0
+
+
+@pytest.mark.parametrize("kind", ["elements", "blocks", "groups"])
+def test_a_charge_reaches_units_by_what_each_of_them_brings(kind):
+    groups = {"elements": three, "groups": found}.get(kind, lambda: secateur.blocks(three().model, 2, 5))()
+    unit = "macs" if kind == "groups" else "weights"
+    edges = Edges(groups, Target(groups, Budget.parse(f"50% {unit}")), [g.name for g in groups])
+    units = torch.tensor([g.units / 2 + 0.25 for g in groups], requires_grad=True)
+    numbers = dict(zip(edges.units, units.tolist(), strict=True))
+    penalty = edges.penalty(Aim(0.5), units, progress=0.4)
+    assert penalty.item() == pytest.approx(0.5 * abs(edges.expected(numbers) - edges.asked))
+    (3 * penalty).backward()
+    sign = math.copysign(1.0, edges.expected(numbers) - edges.asked)
+    for name, rate in zip(numbers, units.grad.tolist(), strict=True):
+        more = edges.expected({**numbers, name: numbers[name] + 0.1}) - edges.expected(numbers)
+        assert rate == pytest.approx(3 * 0.5 * sign * more / 0.1, rel=1e-3)
 
 
 def test_a_gate_closes_where_its_weight_is_worth_less_than_the_price():

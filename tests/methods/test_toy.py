@@ -31,13 +31,16 @@ class Toy(nn.Module):
 
 
 def gated(seed):
-    """The network that remains, after 2,000 steps on all of 1,000 samples."""
+    """The network that remains, after 2,000 steps on all of 1,000 samples.
+
+    At a price of 3e-3 a hidden unit that reads one of two features which belong together stays, in three of 15 seeds.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net = Toy()
     x = torch.rand(2000, 4, generator=torch.Generator().manual_seed(seed))[:1000] * 2 - 1
     y = torch.stack([3 * (x[:, 0] - x[:, 1]).square().sin(), (x[:, 2] + x[:, 3]) ** 3], dim=1)
-    method = Gumbel(groups=secateur.elements(net), budget="100% weights", price=Ramp(3e-3), lr=0.02, stop=1.0)
+    method = Gumbel(groups=secateur.elements(net), budget="100% weights", price=Ramp(8e-3), lr=0.02, stop=1.0)
     settings = {"optimizer": partial(Adam, lr=0.01), "loss": nn.functional.l1_loss, "precision": "fp32"}
     model = fit(net, [(x, y)] * 200, epochs=10, methods=[method], seed=seed, progress=False, **settings).model
     return sparse.read(model, x[:2])
@@ -49,15 +52,14 @@ def test_the_toy_falls_into_two_parts_whose_symmetries_show_over_five_seeds():
     torch.set_num_threads(1)
     networks = [gated(seed) for seed in range(5)]
     torch.set_num_threads(before)
-    found = []
     for network in networks:
         first, second, last = ((layer.weight != 0).float() for layer in network.layers)
         reach = last @ second @ first > 0
         assert not reach[0, 2:].any()
         assert not reach[1, :2].any()
         assert sparse.live(network).lost() == []
-        assert network.counts["edges"] < 40  # of 160
+        assert network.counts["edges"] < 30  # of 160; the paper's has 18
         columns = network.layers[0].weight.t()
         against, alike = torch.cosine_similarity(columns[::2], columns[1::2]).tolist()
-        found.append(abs(against + 1) < 0.02 and alike > 0.97)
-    assert sum(found) >= 4
+        assert against < -0.98
+        assert alike > 0.97
