@@ -395,6 +395,9 @@ def evaluate(
         list[str] | None,
         typer.Option(help="'path/to/file.py:function' of predictions and labels, to be large; repeat."),
     ] = None,
+    attack: Annotated[
+        str, typer.Option(help="apgd, pgd, or where installed torchattacks:NAME or foolbox:NAME.")
+    ] = "apgd",
     exact: Annotated[bool, typer.Option(help="Rank pixels by BackSelect itself, not by gradients; slow.")] = False,
     ood: Annotated[str | None, typer.Option(help="A data set whose images are strange to the models.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where the result goes; the run's folder if left out.")] = None,
@@ -419,7 +422,9 @@ def evaluate(
             rounds, seed_run or [], metric or [],
         )  # fmt: skip
         levels = tuple(evaluating.levels(severities))
-        settings = Settings(levels, strengths, margin, draws, seed=seed, probabilities=probabilities, exact=exact)
+        settings = Settings(
+            levels, strengths, margin, draws, attack=attack, seed=seed, probabilities=probabilities, exact=exact
+        )
         record, page = evaluating.evaluated(asked, settings)
         if as_json:
             print(record.model_dump_json(indent=1))

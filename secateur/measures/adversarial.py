@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from secateur.errors import InputError
 
 Network = Callable[[Tensor], Tensor]
+Adversary = Callable[[Network, Tensor, Tensor], Tensor]
+"""From a network, images in [0, 1] and labels to changed images: an `Attack`, or one of another package."""
 MOMENTUM, RHO = 0.75, 0.75
 """Of APGD, as published: the share of the new step, and that of steps that must gain for the size to stay."""
 
@@ -61,7 +63,7 @@ class Attack:
         return attack(network, images, labels, begin, self)
 
 
-def adversarial_right(network: Network, images: Tensor, labels: Tensor, attack: Attack) -> Tensor:
+def adversarial_right(network: Network, images: Tensor, labels: Tensor, attack: Adversary) -> Tensor:
     """Where `network`, taking images in [0, 1], is right about an image and about its attacked version: bool [images].
 
     Only images that it gets right are attacked.

@@ -151,8 +151,8 @@ class CRIC(Pruner):
             for name, indices in units.items():
                 self._faded[name] = torch.cat([self._faded.get(name, indices[:0]), indices])
         elif state.step < self.solve_at:
-            self._scores = {name: values.cpu() for name, values in self.scores(state).items()}
-            self._aim(state, self._solved(self.target.budget))
+            self._judge(state)
+            self._aim(state, self._solve(self._scores, self.target.budget))
 
     @torch.no_grad()
     def _put_back(self, state: State) -> None:

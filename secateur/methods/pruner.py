@@ -6,7 +6,7 @@ releases, and ends with a slim model that is proven equal to the masked one.
 
     first                     the first round of choosing, `start` of the training
     rounds                    evenly spaced; each has a budget of its own
-    a release                 the next-lowest unit of its group starts to leave instead, else the next-lowest of any
+    a release                 the next-lowest unit of its group starts to leave instead, where one does not rest
     last - N                  the budget is solved once more; from here on nothing is released. N is the policy's steps
     last                      all that must go is exactly zero, `stop` of the training; the rest is fine-tuning
     finish                    the model is replaced by the slim one
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -183,8 +182,8 @@ class Pruner(ABC):
         elif state.step in self.round_at:
             number = self.round_at.index(state.step) + 1
             wish = Budget(self.target.spent() * self.share(number), "absolute", self.target.budget.unit)
-            self._scores = {name: values.detach().cpu() for name, values in self.scores(state).items()}
-            made = self._solved(wish)
+            self._judge(state)
+            made = self._solve(self._scores, wish)
             self.policy.round_over()
             self._aim(state, made)
         elif any(departure.released.any() for departure in ended.values()) and state.step < self.solve_at:
@@ -254,49 +253,44 @@ class Pruner(ABC):
         else:
             self.choose(state, units)
 
-    def _solve(self, scores: Mapping[str, Tensor], wish: Budget, *, rest: bool = True) -> Plan:
-        """The plan for a budget; what is gone or leaving stays so, and with `rest` what was just released stays."""
-        resting = self.policy.resting() if rest else {}
+    def _solve(self, scores: Mapping[str, Tensor], wish: Budget) -> Plan:
+        """The plan for a budget; what is gone or leaving stays so, and what was just released goes last of its group.
+
+        A group gives up as many units as its scores say, whichever they are: no other pays for what it releases.
+        """
+        resting = self.policy.resting()
         values = {}
         for name, live in self.live().items():
             value = scores[name].detach().cpu().double().clone()
-            value[live & resting.get(name, torch.zeros_like(live))] = torch.inf
+            spared = live & resting.get(name, torch.zeros_like(live))
+            value = _dealt(value, live.int() + spared.int()) if bool(spared.any()) else value
             value[~live] = -torch.inf
             values[name] = torch.full_like(value, torch.inf) if self.groups[name].proof != "exact" else value
         named = Scores(values, getattr(scores, "criterion", type(self).__name__))
         return plan(self.groups, named, wish, **self.planning)
 
+    def _judge(self, state: State) -> None:
+        """Score the units anew; those that are gone or leaving keep the last score they had before."""
+        seen, live = {name: values.detach().cpu() for name, values in self.scores(state).items()}, self.live()
+        self._scores = {n: torch.where(live[n], new, self._scores.get(n, new)) for n, new in seen.items()}
+
     def _replace_released(self, state: State) -> None:
-        """Let the next-lowest of each group leave in the place of what it released; where it has none, of any group."""
+        """Let the next-lowest of each group leave in place of what it released; where all rest, it is for the round."""
         live, resting = self.live(), self.policy.resting()
         units: Units = {}
         for name, alive in live.items():
             surplus = int(alive.sum()) - self._goal.get(name, len(alive))
             free = alive & ~resting.get(name, torch.zeros_like(alive))
-            if surplus > int(free.sum()):
-                with suppress(BudgetError):  # all that is left rests: a later round takes others
-                    self._aim(state, self._solve(self._scores, self._budget_of_goal()))
-                return
             if surplus > 0:
                 order = self._scores[name].double().masked_fill(~free, torch.inf).argsort(stable=True)
-                units[name] = order[:surplus].sort().values
+                units[name] = order[: min(surplus, int(free.sum()))].sort().values
         self.choose(state, units)
-
-    def _budget_of_goal(self) -> Budget:
-        return Budget(self.target.spent(self._goal), "absolute", self.target.budget.unit)
 
     def _last_round(self, state: State) -> None:
         """Solve the budget once more, for good."""
         self.policy.start(self.groups, {}, certain=True)
-        self._scores = {name: values.detach().cpu() for name, values in self.scores(state).items()}
-        self._aim(state, self._solved(self.last_budget(state)), certain=True)
-
-    def _solved(self, wish: Budget) -> Plan:
-        """The plan for a budget, in which released units rest unless more were released than the budget can keep."""
-        try:
-            return self._solve(self._scores, wish)
-        except BudgetError:
-            return self._solve(self._scores, wish, rest=False)
+        self._judge(state)
+        self._aim(state, self._solve(self._scores, self.last_budget(state)), certain=True)
 
     def _note(self, step: int, ended: Mapping[str, Departure]) -> None:
         for name, departure in ended.items():
@@ -344,3 +338,10 @@ class Pruner(ABC):
         if not holds:
             kind = type(self).__name__
             raise InputError(f"The '{name}' parameter of {kind} must be {what}. Got {getattr(self, name)!r} instead.")
+
+
+def _dealt(scores: Tensor, ranks: Tensor) -> Tensor:
+    """The same scores, dealt out anew: the larger to units of higher rank, among equals in the order there was."""
+    order = scores.argsort(stable=True)
+    order = order[ranks[order].argsort(stable=True)]
+    return torch.empty_like(scores).scatter_(0, order, scores.sort().values)

@@ -129,7 +129,7 @@ class Relaxed(Pruner):
 
     def last_budget(self, state: State) -> Budget:  # noqa: ARG002
         """The budget, or what the open weights spend where that is less."""
-        return self.at_most({name: int((values > 0).sum()) for name, values in self._scores.items()})
+        return self.at_most({name: int((self._scores[name] > 0)[live].sum()) for name, live in self.live().items()})
 
     @torch.no_grad()
     def after_step(self, state: State) -> None:

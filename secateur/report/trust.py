@@ -402,7 +402,8 @@ def _attack(record: TrustRecord) -> Table | None:
         for model, found in zip(record.models, row.accuracies, strict=True)
     )
     size = f"{255 * row.epsilon:g}/255"
-    caption = f"Accuracy under {row.kind.upper()} of {row.steps} steps, every value changed by at most {size}."
+    attack = row.kind if row.steps is None else f"{row.kind.upper()} of {row.steps} steps"
+    caption = f"Accuracy under {attack}, every value changed by at most {size}."
     return Table(caption, ("model", "still right", "interval"), lines)
 
 

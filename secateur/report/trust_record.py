@@ -180,11 +180,11 @@ class OodRow(Row):
 
 
 class AdversarialRow(Row):
-    """Accuracy under attack on the same images, one entry a model."""
+    """Accuracy under attack on the same images, one entry a model; an attack of another package tells no `steps`."""
 
     kind: str
     epsilon: float
-    steps: int
+    steps: int | None
     accuracies: tuple[AccuracyRow, ...]
 
 

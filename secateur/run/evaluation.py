@@ -18,7 +18,9 @@ from secateur.data.pictures import Pictures
 from secateur.errors import CheckpointError, InputError
 from secateur.files import atomic_write
 from secateur.folder import differences
+from secateur.measures.adversarial import Attack
 from secateur.measures.answers import Answers
+from secateur.measures.attack_libraries import LibraryAttack
 from secateur.measures.cost import size
 from secateur.report.record import Row
 from secateur.report.trust_record import NOMINAL, ModelRow
@@ -39,9 +41,10 @@ class Settings:
 
     `severities`: of the corruptions; `strengths`: "cifar", "imagenet", "mnist", or None for what fits the images;
     `margin`: the error that a prune potential allows; `draws` and `noise_images`: of the noise; `attacked` and
-    `explained`: images attacked and images whose pixels are ranked; `epsilon`: of the attack; `exact`: pixels are
-    ranked by BackSelect as defined, which takes half a million calls an image of 32x32; `compile`: whether copies of
-    the networks are compiled, which changes the time only.
+    `explained`: images attacked and images whose pixels are ranked; `attack`: "apgd", "pgd" or one of another package
+    ("torchattacks:AutoAttack"), `epsilon`: its bound; `exact`: pixels are ranked by BackSelect as defined, which takes
+    half a million calls an image of 32x32; `compile`: whether copies of the networks are compiled, which changes the
+    time only.
     """
 
     severities: tuple[int, ...] = (1, 2, 3, 4, 5)
@@ -50,6 +53,7 @@ class Settings:
     draws: int = 10
     noise_images: int = 1000
     attacked: int = 500
+    attack: str = "apgd"
     epsilon: float = 8 / 255
     explained: int = 64
     seed: int = 0
@@ -64,12 +68,21 @@ class Settings:
                 raise InputError(f"The {name!r} of an evaluation must be a positive int. Got {getattr(self, name)!r}.")
         if not 0 <= self.margin < 1:
             raise InputError(f"The 'margin' of an evaluation must be a float in [0, 1). Got {self.margin!r} instead.")
+        self.adversary()
+
+    def adversary(self) -> Attack | LibraryAttack:
+        """The attack that is asked for; raises `InputError` where there is none of that name."""
+        if ":" in self.attack:
+            return LibraryAttack(self.attack, self.epsilon, seed=self.seed)
+        return Attack(self.epsilon, kind=self.attack, seed=self.seed)  # type: ignore[arg-type] # it looks itself
 
     def identity(self) -> dict[str, Any]:
         """What decides the numbers: all but how fast they come, and which severities are asked for."""
         values = asdict(self)
         for name in ("compile", "batch", "severities"):
             values.pop(name)
+        if self.attack == "apgd":  # evaluations begun before there were others go on
+            values.pop("attack")
         return values
 
 

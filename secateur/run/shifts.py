@@ -52,8 +52,6 @@ from secateur.version import __version__
 
 STRANGE = 2000
 """Images that are made where none from elsewhere are given."""
-STEPS = 20
-"""Of the attack."""
 SHARE = 0.1
 """Of the pixels, the most informative ones that another network is shown."""
 
@@ -269,7 +267,7 @@ def adversarial(made: Evaluation) -> AdversarialRow:
     """Accuracy of every model on the images attacked against it."""
     settings = made.settings
     pictures = made.pictures.some(settings.attacked, settings.seed)
-    attack = Attack(settings.epsilon, STEPS, "apgd", settings.seed)
+    attack = settings.adversary()
     right: list[list[Tensor]] = [[] for _ in made.subjects]
     for images, labels, _ in pictures.batches(settings.batch):
         shares = pictures.shares(images)
@@ -278,7 +276,8 @@ def adversarial(made: Evaluation) -> AdversarialRow:
             network = Normalised(_plain(made, each.model), pictures.mean, pictures.std, shares.device)
             own.append(adversarial_right(network, shares, labels.long(), attack))
     rows = tuple(accuracy_row(torch.cat(own)) for own in right)
-    return AdversarialRow(kind=attack.kind, epsilon=attack.epsilon, steps=attack.steps, accuracies=rows)
+    steps = attack.steps if isinstance(attack, Attack) else None
+    return AdversarialRow(kind=settings.attack, epsilon=attack.epsilon, steps=steps, accuracies=rows)
 
 
 def features(made: Evaluation) -> FeaturesRow:

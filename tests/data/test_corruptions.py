@@ -11,13 +11,14 @@ from torch import Tensor
 from secateur.data.corruptions import corrupt, kinds, severities
 from secateur.data.corruptions.draws import Draws
 from secateur.data.corruptions.edges import distances
+from secateur.data.corruptions.jpeg import compressed
 from secateur.data.corruptions.linear import box, disk
 from secateur.data.corruptions.strengths import STRENGTHS
 from secateur.errors import InputError
 
 EVERY = [(strengths, kind) for strengths in STRENGTHS for kind in kinds(strengths)]
 DEFINED = [(strengths, kind) for strengths, kind in EVERY if kind != "frost"]  # whose photographs are not at hand
-ROUNDED_WITHIN = ("glass_blur", "snow", "spatter", "jpeg_compression")
+ROUNDED_WITHIN = ("glass_blur", "snow", "spatter")
 SEED = 3
 
 
@@ -153,6 +154,20 @@ def test_box_matrices_are_pillows(size: int) -> None:
         for before, after in ((size, small), (small, size)):
             columns = Image.fromarray(unit[:before, :before]).resize((after, before), Image.Resampling.BOX)
             assert pytest.approx(np.asarray(columns), abs=1e-6) == box(before, after).T
+
+
+@pytest.mark.parametrize(
+    "shape", [(3, 32, 32), (3, 33, 40), (3, 8, 11), (3, 47, 9), (1, 29, 24), (1, 28, 28), (3, 56, 40)]
+)
+def test_jpeg_is_pillows_to_the_last_byte(shape: tuple[int, int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, (2, *shape), dtype=torch.uint8, generator=generator)
+    images = torch.cat([pictures(2, *shape), noise, noise // 128 * 255])
+    for quality in (100, 80, 58, 40, 25, 10, 1):
+        found = compressed(images.float(), quality)
+        for image, after in zip(images.movedim(1, -1).numpy(), found.movedim(1, -1).numpy(), strict=True):
+            wanted = reference.jpeg_compression(image / 255, Draws(torch.zeros(1).long()), quality) * 255
+            assert np.array_equal(after, wanted.round())
 
 
 def test_a_horizontal_motion_blur_has_the_published_kernel() -> None:

@@ -110,6 +110,29 @@ def test_the_next_lowest_of_the_group_goes_in_the_place_of_what_was_released():
         assert instead.units == tuple(range(first, first + min(many, group.units - first)))
 
 
+def test_no_other_group_pays_for_what_one_released():
+    """Each group gives up as many units as its scores say, whichever they are."""
+    groups = found()
+    order = {g.name: (1.0 + i) ** 2 * (1 + torch.arange(g.units).double()) for i, g in enumerate(groups)}
+    released = Rectify(rate=-1.0, length=0.0, after=4, memory=0.0, releases=1, cooldown=50)
+    counts = []
+    for rectify in (None, released):
+        method = Iterative(
+            groups=groups,
+            rounds=4,
+            start=0.1,
+            stop=0.9,
+            removal=Decay(5, rectify),
+            criterion=lambda _: order,
+            planning={"round_to": 1, "allocation": "global"},
+        )
+        trained(method)
+        counts.append(method.plan.counts)
+        groups = found()
+    assert len({counts[0][g.name] / g.units for g in groups}) > 1
+    assert counts[1] == counts[0]
+
+
 def test_what_was_released_sits_out_the_next_round_and_not_the_one_after():
     groups = found()
     order = {g.name: torch.arange(g.units).double() for g in groups}

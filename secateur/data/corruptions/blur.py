@@ -9,6 +9,7 @@ from math import exp
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from secateur.data.corruptions.draws import Draws
@@ -92,18 +93,23 @@ def smeared(images: Tensor, degrees: Tensor, radius: int, sigma: float) -> Tenso
     right, and the edge repeats outside.
     """
     weights = [exp(-0.5 * (i / sigma) ** 2) for i in range(2 * radius + 1)]
-    total = sum(weights)
-    _, channels, height, width = images.shape
+    weights = [weight / sum(weights) for weight in weights if weight / sum(weights) >= _FAINT]
     radians = degrees.double() * (np.pi / 180)
-    rows, columns = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
-    flat, out = images.flatten(2), images.new_zeros(len(images), channels, height * width)
-    for i, weight in enumerate(weights):
-        if weight / total < _FAINT:
-            break
-        down, across = (torch.ceil(i * part - 0.5).long().unsqueeze(1) for part in (radians.sin(), radians.cos()))
-        below = (rows + down).clamp(0, height - 1) * width
-        places = (below.unsqueeze(2) + (columns + across).clamp(0, width - 1).unsqueeze(1)).flatten(1)
-        out += weight / total * flat.gather(2, places.unsqueeze(1).expand(-1, channels, -1))
+    taps = torch.arange(len(weights), device=images.device).unsqueeze(1)
+    down, across = (torch.ceil(taps * part - 0.5).long() for part in (radians.sin(), radians.cos()))
+    (above, below), (left, right) = ((-int(by.amin()), int(by.amax())) for by in (down, across))
+    count, channels, height, width = images.shape
+    padded = F.pad(images, (left, right, above, below), mode="replicate")
+    tall, wide = padded.shape[2:]
+    # whatever starts anywhere and is as long as a row, without a copy: a tap moves every row of an image alike
+    rows = padded.as_strided((padded.numel() - width + 1, width), (1, 1))
+    starts = torch.arange(count * channels, device=images.device).view(count, channels, 1) * (tall * wide)
+    starts = starts + torch.arange(height, device=images.device) * wide
+    moves = (above + down) * wide + left + across
+    out, read = images.new_zeros(starts.numel(), width), images.new_empty(starts.numel(), width)
+    for weight, move in zip(weights, moves, strict=True):
+        torch.index_select(rows, 0, (starts + move.view(-1, 1, 1)).flatten(), out=read)
+        out.add_(read, alpha=weight)
     return out.view_as(images)
 
 

@@ -5,15 +5,12 @@ Images are float32 [batch, channels, height, width] in [0, 1]; results may leave
 
 from __future__ import annotations
 
-from io import BytesIO
-
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from secateur.data.corruptions.draws import Draws
-from secateur.data.corruptions.linear import Matrix, box, separable
+from secateur.data.corruptions.jpeg import compressed
+from secateur.data.corruptions.linear import box, like, separable
 from secateur.data.corruptions.values import to_bytes
 
 
@@ -44,32 +41,20 @@ def saturate(images: Tensor, draws: Draws, factor: float, more: float) -> Tensor
 
 
 def pixelate(images: Tensor, draws: Draws, share: float) -> Tensor:  # noqa: ARG001
-    """Shrunk to `share` of the size and enlarged again, both by Pillow's BOX filter."""
+    """Shrunk to `share` of the size and enlarged again, both by Pillow's BOX filter, which enlarges by repeating."""
     height, width = images.shape[-2:]
     low = max(1, int(height * share)), max(1, int(width * share))
-    small = _resized(images, box(height, low[0]), box(width, low[1]))
-    return _resized(small, box(low[0], height), box(low[1], width))
+    # Pillow rounds to bytes after the columns and after the rows
+    rows, columns = like(images, box, (height, low[0]), (width, low[1]))
+    small = _rounded(rows @ _rounded(images @ columns.mT))
+    return separable(small, *like(images, box, (low[0], height), (low[1], width)))
 
 
-def _resized(images: Tensor, rows: Matrix, columns: Matrix) -> Tensor:
-    """The map of `separable`, rounded to bytes after the columns and after the rows, as Pillow does."""
-    for pair in ((np.eye(rows.shape[1]), columns), (rows, np.eye(columns.shape[0]))):
-        images = (separable(images, *pair) * 255 + 0.5 + 1e-4).floor() / 255
-    return images
+def _rounded(images: Tensor) -> Tensor:
+    """To the nearest byte, in place; a half goes up even where float32 fell just short of it."""
+    return images.mul_(255).add_(0.5 + 1e-4).floor_().div_(255)
 
 
 def jpeg_compression(images: Tensor, draws: Draws, quality: int) -> Tensor:  # noqa: ARG001
-    """Stored as JPEG of `quality` and read again, by Pillow, on the CPU."""
-    pixels = to_bytes(images).movedim(1, -1).cpu().numpy()
-    stored = [_jpeg(image, quality) for image in pixels]
-    return torch.from_numpy(np.stack(stored)).movedim(-1, 1).to(images) / 255
-
-
-def _jpeg(
-    pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], quality: int
-) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """uint8 [height, width, channels] after compression."""
-    file = BytesIO()
-    Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(file, "JPEG", quality=quality)
-    with Image.open(file) as image:
-        return np.asarray(image).reshape(pixels.shape)
+    """Stored as JPEG of `quality` and read again."""
+    return compressed(to_bytes(images).to(images), quality).div_(255)

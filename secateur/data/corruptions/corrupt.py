@@ -16,8 +16,11 @@ from secateur.data.corruptions.values import to_bytes
 from secateur.errors import InputError
 
 _SMALLEST = 8
-_AT_ONCE = 2**21
-"""Values of images that are computed at once: the temporaries of a corruption stay below about 200 MB."""
+_AT_ONCE = 2**18
+"""Values of images that a thread of a CPU computes at once: so few that temporaries stay in its cache."""
+_MANY_AT_ONCE = 2**21
+"""Elsewhere, and where very many small steps are taken: temporaries stay below about 200 MB."""
+_MANY_STEPS = ("glass_blur", "frost", "fog")
 
 _FUNCTIONS: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
     {
@@ -71,15 +74,19 @@ def corrupt(
     if not isinstance(seed, int) or seed < 0:
         raise InputError(f"The 'seed' parameter of corrupt must be an int of at least 0. Got {seed!r} instead.")
     _check(images, indices)
+    if not len(images):
+        return images.clone()
     where = torch.arange(len(images)) if indices is None else indices
-    size = max(1, _AT_ONCE // max(1, images[:1].numel()))
+    many = images.device.type != "cpu" or kind in _MANY_STEPS
+    values = _MANY_AT_ONCE if many else _AT_ONCE * torch.get_num_threads()
+    size = max(1, values // images[0].numel())
     parts = zip(images.split(size), where.to(images.device).split(size), strict=True)
     function, arguments = _FUNCTIONS[kind], known[severity - 1]
     done = []
     for part, numbers in parts:
         draws = Draws.of(seed, kind, severity, numbers)
-        done.append(to_bytes(function(part.float() / 255, draws, *arguments)))
-    return torch.cat(done) if done else images.clone()
+        done.append(to_bytes(function(part.float().div_(255), draws, *arguments)))
+    return torch.cat(done)
 
 
 def _table(strengths: str) -> Mapping[str, Severities]:

@@ -37,21 +37,23 @@ class Draws:
         words = -(-count // 2)
         places = torch.arange(self._position + 1, self._position + 1 + words, device=self.keys.device) * _GAMMA
         self._position += words
-        bits = _hashed(self.keys.unsqueeze(1) + places).view(torch.int32)
+        bits = self.keys.new_empty(len(self.keys), words)
+        bits = _hashed(torch.add(self.keys.unsqueeze(1), places, out=bits)).view(torch.int32)
         return bits[:, :count].reshape(len(self.keys), *shape)
 
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
         """Uniform over [low, high), in steps of 2**-24 of it: float32 [batch, *shape]."""
-        return low + (high - low) * _share(self.halves(*shape))
+        return _share(self.halves(*shape)).mul_(high - low).add_(low)
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal, by Box and Muller: float32 [batch, *shape]."""
         count = prod(shape)
         pairs = _share(self.halves(2, -(-count // 2)))
-        radius = (-2 * torch.log1p(-pairs[:, 0])).sqrt()
-        angle = 2 * pi * pairs[:, 1]
-        both = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)
-        return both[:, :count].reshape(len(self.keys), *shape)
+        radius, angle = pairs[:, 0].neg_().log1p_().mul_(-2).sqrt_(), pairs[:, 1].mul_(2 * pi)
+        both = torch.empty_like(pairs)
+        torch.cos(angle, out=both[:, 0]).mul_(radius)
+        torch.sin(angle, out=both[:, 1]).mul_(radius)
+        return both.flatten(1)[:, :count].reshape(len(self.keys), *shape)
 
     def integers(self, low: int, high: int, *shape: int) -> Tensor:
         """Whole numbers from `low` up to, not including, `high`: int64 [batch, *shape]."""
@@ -64,17 +66,17 @@ class Draws:
 
 
 def _share(bits: Tensor) -> Tensor:
-    """The upper 24 of 32 bits as a float32 in [0, 1)."""
-    return (bits >> 8 & 0xFFFFFF).float() * 2.0**-24
+    """The upper 24 of 32 bits as a float32 in [0, 1); `bits` are used up."""
+    return bits.bitwise_right_shift_(8).bitwise_and_(0xFFFFFF).float().mul_(2.0**-24)
 
 
 def _hashed(values: Tensor) -> Tensor:
-    """The finaliser of SplitMix64; products wrap around."""
-    values = (values ^ _shifted(values, 30)) * _FIRST
-    values = (values ^ _shifted(values, 27)) * _SECOND
-    return values ^ _shifted(values, 31)
-
-
-def _shifted(values: Tensor, by: int) -> Tensor:
-    """Shifted to the right, zeros coming in, where torch repeats the sign."""
-    return values >> by & (1 << 64 - by) - 1
+    """The finaliser of SplitMix64, in place; products wrap around."""
+    shifted = torch.empty_like(values)
+    for by, factor in ((30, _FIRST), (27, _SECOND), (31, 1)):
+        # zeros must come in where torch repeats the sign
+        torch.bitwise_right_shift(values, by, out=shifted).bitwise_and_((1 << 64 - by) - 1)
+        values.bitwise_xor_(shifted)
+        if factor != 1:
+            values.mul_(factor)
+    return values

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, reduce
 from math import ceil
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,22 +16,46 @@ from torch import Tensor
 Matrix = NDArray[np.float64]
 
 
-def separable(images: Tensor, rows: Matrix, columns: Matrix) -> Tensor:
+def separable(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Every channel as rows @ channel @ columns.T: float32 [batch, channels, len(rows), len(columns)]."""
-    left, right = (torch.from_numpy(matrix).to(images) for matrix in (rows, columns))
-    return left @ (images @ right.mT)
+    return rows @ (images @ columns.mT)
+
+
+def like(images: Tensor, build: Callable[..., Matrix], *each: tuple[Any, ...]) -> list[Tensor]:
+    """What `build` makes of each tuple of arguments, in the type and on the device of the images; made once."""
+    return [_held(build, arguments, images.dtype, images.device) for arguments in each]
+
+
+@lru_cache(maxsize=512)
+def _held(build: Callable[..., Matrix], arguments: tuple[Any, ...], kind: torch.dtype, device: torch.device) -> Tensor:
+    return torch.from_numpy(build(*arguments)).to(device, kind)
 
 
 def blurred(images: Tensor, sigma: float, border: str = "nearest", truncate: float = 4.0) -> Tensor:
     """A Gaussian blur of every channel, its kernel cut off at `truncate` deviations (those of scikit-image)."""
-    rows, columns = (gaussian(size, sigma, border, truncate) for size in images.shape[-2:])
-    return separable(images, rows, columns)
+    return separable(images, *like(images, gaussian, *((size, sigma, border, truncate) for size in images.shape[-2:])))
 
 
 def zoomed(images: Tensor, factor: float) -> Tensor:
     """The middle of every image, `factor` times as large, at the size of the image, interpolated linearly."""
-    rows, columns = (zoom(size, factor) for size in images.shape[-2:])
-    return separable(images, rows, columns)
+    return separable(images, *like(images, zoom, *((size, factor) for size in images.shape[-2:])))
+
+
+def filtered(images: Tensor, kernel: Matrix) -> Tensor:
+    """Every channel correlated with `kernel`, mirrored at the border."""
+    parts = []
+    for taps in _factors(kernel.tobytes(), len(kernel)):
+        sizes = zip(images.shape[-2:], taps, strict=True)
+        parts.append(separable(images, *like(images, banded, *((size, each, "mirror") for size, each in sizes))))
+    return reduce(Tensor.add_, parts)
+
+
+@lru_cache(maxsize=64)
+def _factors(kernel: bytes, side: int) -> list[tuple[tuple[float, ...], tuple[float, ...]]]:
+    """A kernel as a sum of products of a column and a row, by its singular values: seven for the largest disk."""
+    left, strength, right = np.linalg.svd(np.frombuffer(kernel).reshape(side, side))
+    count = int((strength > 1e-9 * strength[0]).sum())
+    return [(tuple((left[:, i] * strength[i]).tolist()), tuple(right[i].tolist())) for i in range(count)]
 
 
 def folded(places: NDArray[np.int64], size: int, border: str) -> NDArray[np.int64]:
@@ -45,22 +71,25 @@ def folded(places: NDArray[np.int64], size: int, border: str) -> NDArray[np.int6
     return np.where(places < size, places, period - (1 if border == "reflect" else 0) - places)
 
 
-@lru_cache(maxsize=256)
+def banded(size: int, weights: Sequence[float], border: str) -> Matrix:
+    """The matrix [size, size] that correlates along one axis with `weights`, an odd number of them."""
+    reach = len(weights) // 2
+    out = np.zeros((size, size))
+    here = np.arange(size)
+    for tap, weight in enumerate(weights, -reach):
+        inside = (here + tap >= 0) & (here + tap < size) if border == "none" else np.full(size, fill_value=True)
+        out[here[inside], folded(here + tap, size, border)[inside]] += weight
+    return out
+
+
 def gaussian(size: int, sigma: float, border: str = "nearest", truncate: float = 4.0) -> Matrix:
     """The matrix [size, size] of a blur along one axis; the identity where the kernel has one tap."""
     reach = int(truncate * sigma + 0.5)
-    taps = np.arange(-reach, reach + 1)
-    weights = np.exp(-0.5 * (taps / sigma) ** 2) if reach else np.ones(1)
-    weights /= weights.sum()
-    out = np.zeros((size, size))
-    here = np.arange(size)
-    for tap, weight in zip(taps.tolist(), weights.tolist(), strict=True):
-        inside = (here + tap >= 0) & (here + tap < size) if border == "none" else np.full(size, fill_value=True)
-        out[here[inside], folded(here + tap, size, border)[inside]] += weight
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2) if reach else np.ones(1)
+    out = banded(size, weights / weights.sum(), border)
     return np.asarray(out / out.sum(1, keepdims=True))
 
 
-@lru_cache(maxsize=256)
 def zoom(size: int, factor: float) -> Matrix:
     """The matrix [size, size] of a zoom along one axis: the outermost pixels of the crop stay outermost."""
     crop = ceil(size / factor)
@@ -75,7 +104,6 @@ def zoom(size: int, factor: float) -> Matrix:
     return out[:, :size]
 
 
-@lru_cache(maxsize=256)
 def box(size: int, to: int) -> Matrix:
     """The matrix [to, size] of Pillow's BOX filter: the mean of the pixels whose centres lie in the new pixel."""
     scale = size / to
@@ -99,19 +127,6 @@ def disk(radius: float, alias: float) -> Matrix:
     kernel = smooth @ (inside / inside.sum()) @ smooth.T
     used = np.flatnonzero(kernel.sum(0) > 1e-9)
     return np.asarray(kernel[used[0] : used[-1] + 1, used[0] : used[-1] + 1])
-
-
-def filtered(images: Tensor, kernel: Matrix) -> Tensor:
-    """Every channel correlated with `kernel`, mirrored at the border."""
-    margin = len(kernel) // 2
-    for axis in (2, 3):
-        size = images.shape[axis]
-        places = torch.from_numpy(folded(np.arange(-margin, size + margin), size, "mirror")).to(images.device)
-        images = images.index_select(axis, places)
-    flat = images.flatten(0, 1).unsqueeze(1)
-    weight = torch.from_numpy(kernel).to(images)[None, None]
-    found: Tensor = F.conv2d(flat, weight)
-    return found.view_as(images[:, :, margin : images.shape[2] - margin, margin : images.shape[3] - margin])
 
 
 def sampled(images: Tensor, down: Tensor, across: Tensor, border: str) -> Tensor:

@@ -11,12 +11,12 @@ _SLACK = 2.0**-13
 
 def to_bytes(images: Tensor) -> Tensor:
     """uint8 from [0, 1], rounded down as the published data were; what lies outside is cut off."""
-    return (images.clamp(0, 1) * 255 + _SLACK).to(torch.uint8)
+    return images.clamp(0, 1).mul_(255).add_(_SLACK).to(torch.uint8)
 
 
 def floored(images: Tensor) -> Tensor:
     """`images` as if stored in bytes and read again."""
-    return to_bytes(images).to(images.dtype) / 255
+    return to_bytes(images).to(images.dtype).div_(255)
 
 
 def grey(images: Tensor) -> Tensor:
