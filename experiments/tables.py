@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tabled import (
+    bounds,
     breast_cancer,
     decay,
     gradient_sampling,
@@ -38,6 +39,7 @@ TOPICS = (
     gradient_verdict,
     learned_sparsity,
     lost_in_pruning,
+    bounds,
     breast_cancer,
 )
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
@@ -46,6 +48,7 @@ IMAGES = ROOT / "docs" / "images"
 DRAWN: dict[str, Callable[[], dict[str, str]]] = {
     "gradient_sampling": gradient_sampling.plots,
     lost_in_pruning.QUESTION: lost_in_pruning.plots,
+    bounds.NAME: bounds.plots,
 }
 """What draws the plots whose names begin so: name -> the text of the file."""
 

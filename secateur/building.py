@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map_only
 
 from secateur import data as data_sets
 from secateur import zoo
-from secateur.criteria import Scores
+from secateur.criteria import Scores, shuffled
 from secateur.data import Data
 from secateur.errors import InputError
 from secateur.graph import discovery, elements
@@ -120,7 +120,8 @@ def scores_of(part: PruningPart, seed: int, groups: Groups, data: Data) -> Score
         options["examples"] = data.train if data.validation is None else data.validation
     if "seed" in taken:
         options["seed"] = seed
-    return criterion(groups, **options)
+    found = criterion(groups, **options)
+    return shuffled(found, seed) if part.shuffled else found
 
 
 def amount(groups: Groups, budget: str) -> float:

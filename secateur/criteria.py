@@ -188,6 +188,24 @@ def random(groups: Groups, seed: int = 0) -> Scores:
     return Scores({g.name: torch.rand(g.units, generator=generator) for g in groups}, f"random(seed={seed})")
 
 
+def shuffled(scores: Scores, seed: int = 0) -> Scores:
+    """The same scores, those of each group in another order: the control that tells which units matter from how many.
+
+    A threshold over the network keeps as many units of every group as before, but any of them (Frankle et al., arXiv
+    2009.08576; Su et al., arXiv 2009.11094). Scores that are infinite, of units that must stay or leave, keep their
+    place.
+
+    >>> plan(weights, shuffled(sipp(weights, data.validation)), "5% weights")
+    """
+    generator, values = torch.Generator().manual_seed(seed), {}
+    for name, own in scores.items():
+        values[name] = own.clone()
+        places = own.isfinite().nonzero().flatten()
+        order = torch.randperm(len(places), generator=generator).to(own.device)
+        values[name][places] = own[places[order]]
+    return Scores(values, f"shuffled({scores.criterion}, seed={seed})")
+
+
 def mean_gradients(
     groups: Groups, batches: Iterable[tuple[Any, Any]], loss: Loss, names: Iterable[str]
 ) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from torch import nn
 
 import secateur
 from secateur import criteria
-from secateur.criteria import magnitude, norm_scale, random, taylor
+from secateur.criteria import Scores, magnitude, norm_scale, random, shuffled, taylor
 from secateur.errors import InputError
 from secateur.graph.elements import blocks, elements
 
@@ -163,6 +163,18 @@ def test_random_depends_on_its_seed_alone():
     one, two, other = random(groups, 1), random(groups, 1), random(groups, 2)
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert not torch.equal(one["conv1"], other["conv1"])
+
+
+def test_shuffled_scores_keep_their_values_and_what_is_infinite_its_place():
+    scores = Scores({"a": torch.arange(50.0), "b": torch.tensor([torch.inf, 1.0, 2.0, -torch.inf, 3.0])}, "some")
+    one, two, other = shuffled(scores, 1), shuffled(scores, 1), shuffled(scores, 2)
+    assert torch.equal(one["a"].sort().values, scores["a"])
+    assert not torch.equal(one["a"], scores["a"])
+    assert torch.equal(one["a"], two["a"])
+    assert not torch.equal(one["a"], other["a"])
+    assert torch.equal(one["b"][[0, 3]], scores["b"][[0, 3]])
+    assert one["b"][[1, 2, 4]].sort().values.tolist() == [1, 2, 3]
+    assert one.criterion == "shuffled(some, seed=1)"
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])

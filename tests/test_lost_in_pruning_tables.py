@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 import pytest
 from tabled import lost_in_pruning as told
 from tabled.cascades import Cascade, Noise, Shift
+from tabled.common import gathered
 
 from secateur.report.record import Hardware
 from secateur.report.trust_record import PotentialRow
@@ -108,3 +109,18 @@ def test_plots_are_drawings_with_their_colours(found):
     potential = made["lost_in_pruning-lenet_300_100_short-mnist-potential.svg"]
     assert "stripe: 10 %, 50 %" in potential
     assert "WT from 98.0" in made["lost_in_pruning-lenet_300_100_short-mnist-accuracy.svg"]
+
+
+def test_a_mask_trained_alone_stands_beside_its_control():
+    record = next(one for title, own in gathered().items() if title.endswith("lenet_300_100_alone_sipp") for one in own)
+    dense, *_, trained = record.stages
+    other = record.model_copy(update={"stages": (dense, dense)})
+    lines = told.alone({
+        "lost_in_pruning/lenet_300_100_alone_sipp": [record],
+        "lost_in_pruning/lenet_300_100_alone_random": [other, other],
+    }).splitlines()  # fmt: skip
+    before, after = (f"{100 * stage.accuracy.value:.2f}" for stage in (dense, trained))
+    assert lines[2] == f"| lenet_300_100, 5% weights, chosen by SiPP | 1 | {before} | {after} |"
+    assert lines[3].startswith("| lenet_300_100, 5% weights, any, as many of every layer | 2 |")
+    assert lines[3].count(f"{before} ± 0.00") == 2
+    assert told.alone({}).startswith("No results are kept yet")

@@ -15,9 +15,10 @@ from secateur.data.corruptions import corrupt
 from secateur.data.pictures import Pictures
 from secateur.errors import CheckpointError, DataError, InputError
 from secateur.report.trust_record import TrustRecord
+from secateur.run import evaluation
 from secateur.run import trusting as engine
 from secateur.run.evaluation import Settings
-from secateur.run.quick import quick
+from secateur.run.quick import Portions, quick
 from secateur.run.subjects import Subject
 from secateur.run.trusting import trust
 
@@ -115,6 +116,15 @@ def test_what_belongs_together_agrees(record):
     assert table.shape == (4, 4)
     assert table[0, 0] > table[3, 0]  # the untrained network ranks pixels at random
     assert [kind.name for kind in record.ood] == ["uniform noise", "blobs"]
+
+
+def test_the_models_are_asked_once_about_the_images_as_they_are(dense, pictures, tmp_path, monkeypatch):
+    asked, answers = [], evaluation.answers
+    monkeypatch.setattr(
+        evaluation, "answers", lambda *given, **options: asked.append(options["kind"]) or answers(*given, **options)
+    )
+    trust(subjects(dense)[:2], pictures, tmp_path, asked=["fog", "ood"], settings=QUICK)
+    assert asked == ["nominal", "fog"]
 
 
 def test_the_worst_images_are_wrong_where_dense_is_right(record, dense, pictures):
@@ -241,6 +251,24 @@ def test_a_quick_copy_gives_the_scores_of_its_model(dense):
     fast, how = quick(dense, inputs, compiled=False, images=10)
     assert how == "folded"
     assert torch.allclose(fast(inputs), dense(inputs), atol=1e-4)
+
+
+def test_a_quick_copy_is_asked_in_equal_portions(dense, monkeypatch):
+    monkeypatch.setattr("secateur.run.quick.AT_ONCE", 3)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    inputs = torch.randn(16, 1, 8, 8)
+    fast, _ = quick(dense, inputs[:13], compiled=False, images=10)
+    assert fast.size == 5
+    assert torch.allclose(fast(inputs), dense(inputs), atol=1e-4)
+
+
+@pytest.mark.parametrize(("exactly", "sizes"), [(False, [6, 6, 4]), (True, [6, 6, 6])])
+def test_portions_are_joined_and_filled_where_they_must_be(dense, exactly, sizes):
+    seen = []
+    inputs = torch.randn(16, 1, 8, 8)
+    found = Portions(lambda part: seen.append(len(part)) or dense(part), 6, exactly=exactly)(inputs)
+    assert seen == sizes
+    assert torch.allclose(found, dense(inputs), atol=1e-5)
 
 
 class Branching(nn.Module):

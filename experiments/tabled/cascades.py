@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -23,6 +23,7 @@ from secateur.report.trust_record import NOMINAL, PotentialRow, TrustRecord
 from tabled.common import RESULTS
 
 FOLDER = "shifts"
+Own = TypeVar("Own", bound="Beside")
 
 
 class Shift(Row):
@@ -47,11 +48,8 @@ class Noise(Row):
     distances: tuple[tuple[float, ...], ...]
 
 
-class Cascade(Row):
-    """All rounds of one cascade under all shifts; `ratios` are shares of the dense parameters gone, its own being 0.
-
-    `seconds` are those of the run that left the rounds, and of their evaluation.
-    """
+class Beside(Row):
+    """What was measured of a finished run, kept beside its record."""
 
     experiment: str
     model: str
@@ -60,6 +58,27 @@ class Cascade(Row):
     seeds: tuple[int, ...]
     versions: dict[str, str]
     hardware: Hardware
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON, moved into place when it is whole."""
+        with atomic_write(path) as partial:
+            partial.write_text(self.model_dump_json() + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls: type[Own], path: Path) -> Own:
+        """The result saved at `path`. Raises `CheckpointError` for a damaged file."""
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, ValidationError) as error:
+            raise CheckpointError(f"The result {path} is damaged: {error}. Remove it to make it anew.") from error
+
+
+class Cascade(Beside):
+    """All rounds of one cascade under all shifts; `ratios` are shares of the dense parameters gone, its own being 0.
+
+    `seconds` are those of the run that left the rounds, and of their evaluation.
+    """
+
     strengths: str
     images: int
     margin: float
@@ -108,19 +127,6 @@ class Cascade(Row):
             for i in range(1, len(self.ratios))
         ]
 
-    def save(self, path: Path) -> None:
-        """Write it as JSON, moved into place when it is whole."""
-        with atomic_write(path) as partial:
-            partial.write_text(self.model_dump_json() + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, path: Path) -> Cascade:
-        """The result saved at `path`. Raises `CheckpointError` for a damaged file."""
-        try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, ValidationError) as error:
-            raise CheckpointError(f"The result {path} is damaged: {error}. Remove it to make it anew.") from error
-
 
 def _noise(found: TrustRecord, places: tuple[int, ...]) -> Noise:
     row = found.noise
@@ -145,20 +151,24 @@ def cascades(question: str, results: Path = RESULTS) -> dict[tuple[str, str], li
     Raises `CheckpointError` for a damaged file, `InputError` for one without its run, or of another recipe than that.
     """
     found: dict[tuple[str, str], list[Cascade]] = {}
-    for path, cascade in _kept(results / question):
-        found.setdefault((cascade.strengths, re.sub(r"-seed\d+$", "", path.stem)), []).append(cascade)
+    for name, cascade in beside(Cascade, results / question, f"{FOLDER}/*/*.json"):
+        found.setdefault((cascade.strengths, name), []).append(cascade)
     return found
 
 
-def _kept(folder: Path) -> Iterator[tuple[Path, Cascade]]:
-    for path in sorted(folder.glob(f"{FOLDER}/*/*.json")):
-        cascade, own = Cascade.load(path), folder / path.name
+def beside(kind: type[Own], folder: Path, pattern: str) -> Iterator[tuple[str, Own]]:
+    """What lies beside the runs of `folder`, with the name of the experiment, which several seeds share.
+
+    Raises `CheckpointError` for a damaged file, `InputError` for one without its run, or of another recipe than that.
+    """
+    for path in sorted(folder.glob(pattern)):
+        found, own = kind.load(path), folder / path.name
         if not own.exists():
-            raise InputError(f"The result {path} must lie beside {own}, the run that left its rounds. It is not there.")
-        differing = differences(RunRecord.load(own).recipe, cascade.recipe)
+            raise InputError(f"The result {path} must lie beside {own}, the run that left its models. It is not there.")
+        differing = differences(RunRecord.load(own).recipe, found.recipe)
         if differing:
             raise InputError(
                 f"The result {path} must be of the recipe of {own}. These differ: {', '.join(differing[:5])}. Remove "
                 "it and evaluate again."
             )
-        yield path, cascade
+        yield re.sub(r"-seed\d+$", "", path.stem), found

@@ -20,7 +20,7 @@ from secateur.report.text import duration
 from secateur.report.trust_charts import Banded, banded
 from secateur.report.trust_words import named
 from tabled.cascades import Cascade, Shift, cascades
-from tabled.common import table
+from tabled.common import ACCURACIES, Records, gathered, percent, table
 from tabled.plots import Dot, dots, standalone
 
 QUESTION = "lost_in_pruning"
@@ -307,9 +307,29 @@ def shown(found: Found | None = None) -> str:
     return "\n\n".join(lines) or NOTHING.format(files="*_short_*.yaml")
 
 
+def alone(found: Records | None = None) -> str:
+    """One row a mask that is trained from the start: SiPP's, and one as dense in every layer drawn at random."""
+    runs = gathered() if found is None else found
+    lines = []
+    for network in NETWORKS:
+        for mask, words in (("sipp", "chosen by SiPP"), ("random", "any, as many of every layer")):
+            if own := runs.get(f"{QUESTION}/{network}_alone_{mask}"):
+                kept, trained = own[0].recipe["pruning"]["budget"], [one.stages[-1] for one in own]
+                lines.append([f"{network}, {kept}, {words}", str(len(own)),
+                              percent([one.stages[0] for one in own]), percent(trained)])  # fmt: skip
+    if not lines:
+        return "No results are kept yet: `python experiments/run.py experiments/lost_in_pruning/*_alone_*` makes them."
+    head = ["network, budget, weights that stay", "seeds", "dense", "the mask alone"]
+    return (
+        f"{table(head, lines)}\n\n{ACCURACIES} The mask is made of the trained network; what it leaves goes back to "
+        "the weights that training began with and is trained as the dense network was."
+    )
+
+
 TABLES = {
     **{f"lost in pruning {network}": partial(potentials, network) for network in NETWORKS},
     **{f"lost in pruning shifts {network}": partial(by_shift, network) for network in NETWORKS},
+    "lost in pruning alone": alone,
     "lost in pruning plots": shown,
     "lost in pruning verdict": verdict,
 }

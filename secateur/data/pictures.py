@@ -105,9 +105,9 @@ class Pictures:
 
     def shares(self, images: Tensor, peak: int | None = None) -> Tensor:
         """The images in [0, 1], float32; `peak` is that of the bytes, the pictures' own if left out."""
-        return images.float() / (self.peak if peak is None else peak)
+        return images.float().div_(self.peak if peak is None else peak)
 
     def normalised(self, shares: Tensor) -> Tensor:
         """What a network is fed for images in [0, 1]."""
         mean, std = (torch.tensor(list(v), device=shares.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
-        return (shares - mean) / std
+        return (shares - mean).div_(std)

@@ -183,6 +183,8 @@ class PruningPart(Part):
     """magnitude, filter_norm, norm_scale, taylor, snip, sipp, pfp or random."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of the criterion."""
+    shuffled: bool = False
+    """Scores change places at random within every layer: as a control, a random mask of the same densities."""
     batches: int = Field(default=10, ge=1)
     """Batches of training data that a criterion with gradients looks at."""
     allocation: Literal["global", "local", "uniform", "own"] = default(planning.plan, "allocation")
@@ -239,6 +241,13 @@ class PruningPart(Part):
         return self
 
     @model_validator(mode="after")
+    def _shuffles_scores(self) -> PruningPart:
+        """See that what is chosen depends on the scores that are shuffled."""
+        if self.shuffled and self.allocation == "own":
+            raise MisfitError("shuffled", "must be false where 'allocation' is 'own', which does not choose by scores.")
+        return self
+
+    @model_validator(mode="after")
     def _nothing_for_a_cut(self) -> PruningPart:
         """See that a method is not told what it has no use for."""
         if self.method is not None and (given := [name for name in self.unused if name in self.model_fields_set]):
@@ -279,4 +288,13 @@ class PruningPart(Part):
             return ()
         chooses = not self.method.takes_criterion
         options = chooses or self.criterion == "taylor"  # of the training's own steps, as a method has it
-        return ("rounds", "waypoints", "steps", "batches", "verify", *["criterion"] * chooses, *["options"] * options)
+        return (
+            "rounds",
+            "waypoints",
+            "steps",
+            "shuffled",
+            "batches",
+            "verify",
+            *["criterion"] * chooses,
+            *["options"] * options,
+        )

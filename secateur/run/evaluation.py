@@ -119,6 +119,7 @@ class Evaluation:
     seconds: dict[str, float] = field(default_factory=dict)
     further: Further = field(default_factory=Further)
     read: dict[tuple[str, int], Pictures] = field(default_factory=dict)
+    known: dict[str, Answers] = field(default_factory=dict)
 
     def shown(self, kind: str, severity: int) -> tuple[Pictures, str]:
         """The pictures of a shift and the corruption that they get: other images are taken as they are."""
@@ -151,13 +152,18 @@ class Evaluation:
     def answered(
         self, kind: str = NOMINAL, severity: int = 0, keep: Callable[[str, Tensor], None] | None = None
     ) -> dict[str, Answers]:
-        """What all networks say under one shift."""
+        """What all networks say under one shift; about the images as they are they are asked once, unless to `keep`."""
+        if kind == NOMINAL and self.known and keep is None:
+            return self.known
         settings = self.settings
         pictures, corruption = self.shown(kind, severity)
-        return answers(
+        found = answers(
             self.networks, pictures, batch=settings.batch, kind=corruption, severity=severity, keep=keep,
             strengths=self.strengths, seed=settings.seed, probabilities=settings.probabilities,
         )  # fmt: skip
+        if kind == NOMINAL:
+            self.known.update(found)
+        return found
 
 
 @contextmanager

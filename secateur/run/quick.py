@@ -9,6 +9,7 @@ an example is not used.
 from __future__ import annotations
 
 import copy
+import math
 import shutil
 from collections.abc import Callable
 from typing import Any, Literal
@@ -22,6 +23,8 @@ from secateur.training.precision import resolve_channels_last
 Network = Callable[[Tensor], Tensor]
 COMPILING_PAYS = 200_000
 """Images from which a copy is compiled; that takes some twenty seconds."""
+AT_ONCE = 50
+"""Inputs a thread of the CPU computes at once: what lies between two layers should stay in its cache."""
 _ALLOWED = 1e-3
 """By how much scores may differ, as a share of the largest."""
 
@@ -40,19 +43,29 @@ def scores(outputs: Any) -> Tensor:
     return found.float() if found.dtype in (torch.bfloat16, torch.float16) else found
 
 
-class Padded:
-    """A network that is always called with batches of one size, so that it is compiled once."""
+class Portions:
+    """A network that is called with at most `size` inputs at a time; exactly so many where it is compiled for them."""
 
-    def __init__(self, network: Network, size: int) -> None:
-        self.network, self.size = network, size
+    def __init__(self, network: Network, size: int, *, exactly: bool) -> None:
+        self.network, self.size, self.exactly = network, size, exactly
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """The scores of at most `size` inputs."""
-        missing = self.size - len(inputs)
-        if missing:
-            inputs = torch.cat([inputs, inputs[:1].expand(missing, *inputs.shape[1:])])
-        outputs = self.network(inputs)
-        return outputs[: self.size - missing] if missing else outputs
+        """The scores of all inputs."""
+        found = [self._answered(part) for part in inputs.split(self.size)]
+        return torch.cat(found) if len(found) > 1 else found[0]
+
+    def _answered(self, inputs: Tensor) -> Tensor:
+        missing = self.size - len(inputs) if self.exactly else 0
+        if not missing:
+            return self.network(inputs)
+        inputs = torch.cat([inputs, inputs[:1].expand(missing, *inputs.shape[1:])])
+        return self.network(inputs)[:-missing]
+
+
+def _portion(example: Tensor) -> int:
+    """Of a batch on the CPU the equal parts that have at most AT_ONCE inputs for each thread; else all of it."""
+    most = AT_ONCE * torch.get_num_threads() if example.device.type == "cpu" else len(example)
+    return math.ceil(len(example) / math.ceil(len(example) / most))
 
 
 def quick(model: nn.Module, example: Tensor, compiled: bool | Literal["auto"], images: int) -> tuple[Network, str]:
@@ -62,6 +75,8 @@ def quick(model: nn.Module, example: Tensor, compiled: bool | Literal["auto"], i
     many. The model is left as it is.
     """
     plain = copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
+    size = _portion(example)
+    example = example[:size]
     last = resolve_channels_last("auto", plain) and example.dim() == 4
     if last:
         plain = plain.to(memory_format=torch.channels_last)
@@ -69,7 +84,7 @@ def quick(model: nn.Module, example: Tensor, compiled: bool | Literal["auto"], i
     with torch.no_grad():
         expected = scores(plain(example))
 
-    def laid(network: nn.Module) -> Network:
+    def laid(network: Network) -> Network:
         def call(inputs: Tensor) -> Tensor:
             inputs = inputs.contiguous(memory_format=torch.channels_last) if last else inputs
             return scores(network(inputs))
@@ -78,14 +93,14 @@ def quick(model: nn.Module, example: Tensor, compiled: bool | Literal["auto"], i
 
     folded = _folded(plain)
     if _compiles(compiled, example.device, images):
-        found = _tried(lambda: _compiled(folded or plain), laid, example, expected)
+        found = _tried(lambda: torch.compile(folded or plain), laid, example, expected)
         if found is not None:
-            return Padded(found, len(example)), "compiled"
+            return Portions(found, size, exactly=True), "compiled"
     if folded is not None:
         found = _tried(lambda: folded, laid, example, expected)
         if found is not None:
-            return found, "folded"
-    return laid(plain), "plain"
+            return Portions(found, size, exactly=False), "folded"
+    return Portions(laid(plain), size, exactly=False), "plain"
 
 
 def _compiles(asked: bool | Literal["auto"], device: torch.device, images: int) -> bool:
@@ -105,18 +120,19 @@ def _folded(model: nn.Module) -> nn.Module | None:
         return None
 
 
-def _compiled(model: nn.Module) -> nn.Module:
-    compiled: nn.Module = torch.compile(model, options={"freezing": True})  # type: ignore[assignment]
-    return compiled
-
-
 def _tried(
-    make: Callable[[], nn.Module], laid: Callable[[nn.Module], Network], example: Tensor, expected: Tensor
+    make: Callable[[], Network], laid: Callable[[Network], Network], example: Tensor, expected: Tensor
 ) -> Network | None:
-    """The network that `make` gives, if it answers the example as expected."""
+    """The network that `make` gives, if it answers the example as expected.
+
+    A compiler takes the weights for constants, which it may lay out for its convolutions; so does Dynamo before it only
+    where the configuration says so when the network is first called.
+    """
     try:
-        network = laid(make())
-        with torch.no_grad():
+        from torch._inductor import config
+
+        with torch.no_grad(), config.patch(freezing=True):
+            network = laid(make())
             found = network(example)
     except Exception:  # a compiler that is not there or fails is no reason not to evaluate
         return None

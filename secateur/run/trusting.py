@@ -130,8 +130,8 @@ def _carried_out(made: Evaluation, data: str, corruptions: list[tuple[str, int]]
     """All parts, in order."""
     _quickened(made, corruptions, others)
     with timed(made, NOMINAL) as note:
-        sheets = [_sheet(made, NOMINAL, 0)]
         nominal = made.part("calibration", NominalRow, lambda: shifts.nominal(made))
+        sheets = [_sheet(made, NOMINAL, 0)]
         note.text = _told(sheets)
     sheets += _corrupted(made, corruptions) + _from_elsewhere(made)
     return TrustRecord(
