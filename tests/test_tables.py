@@ -60,15 +60,15 @@ def test_seeds_become_a_mean_with_its_spread(seeds):
     found = gathered(seeds / "results", seeds / "experiments")
     assert list(found) == ["dense/resnet20"]
     line = runs.dense(seeds / "results", found).splitlines()[2]
-    assert "| 3 | 91.50 ± 0.30 | 91.20 to 91.80 |" in line
+    assert "| 3 | 10 | 91.50 ± 0.30 | 91.20 to 91.80 |" in line
     assert "dense/resnet20" not in runs.runs(found)
     for seed, accuracy in enumerate((0.91, 0.92)):
         path = seeds / "results" / "benchmarks" / "plain" / "dense" / f"resnet20-seed{seed}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"accuracy": accuracy, "seconds": 7200.0}))
+        path.write_text(json.dumps({"accuracy": accuracy, "recipe": {"training": {"epochs": 12}}}))
     told = runs.dense(seeds / "results", found).splitlines()[3]
     assert "plain PyTorch loop" in told
-    assert "| 2 | 91.50 ± 0.71 | 91.00 to 92.00 |" in told
+    assert "| 2 | 12 | 91.50 ± 0.71 | 91.00 to 92.00 |" in told
 
 
 def test_what_a_training_passed_through_is_a_row_a_budget():

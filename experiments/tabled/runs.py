@@ -7,7 +7,6 @@ from pathlib import Path
 
 from secateur.report.record import RunRecord, StageName
 from secateur.report.seeds import spread
-from secateur.report.text import duration
 from tabled.common import ACCURACIES, RESULTS, Records, epochs, gathered, percent, ratio, table
 
 
@@ -48,19 +47,18 @@ def dense(results: Path = RESULTS, given: Records | None = None) -> str:
         if records[0].plan is not None or records[0].prunability is not None:
             continue
         found = [record.final.accuracy.value for record in records if record.final.accuracy]
-        time = spread([sum(record.seconds.values()) for record in records])
         lines.append(
             [
                 _link(title, records),
                 str(len(records)),
+                str(epochs(records[0])),
                 percent([record.final for record in records]),
                 f"{100 * min(found):.2f} to {100 * max(found):.2f}" if len(found) > 1 else "",
-                duration(time.mean if time else None),
                 records[0].hardware.device,
             ]
         )
         lines += _plain_loop(title, results)
-    head = ["network", "seeds", "test accuracy", "range", "time of a run", "device"]
+    head = ["network", "seeds", "epochs", "test accuracy", "range", "device"]
     return f"{table(head, lines)}\n\n{ACCURACIES}"
 
 
@@ -68,13 +66,13 @@ def _plain_loop(title: str, results: Path) -> list[list[str]]:
     """The row of `benchmarks/plain.py` with the recipe of an experiment, if there is one."""
     files = sorted((results / "benchmarks" / "plain").glob(f"{title}-seed*.json"))
     found = [json.loads(file.read_text()) for file in files]
-    accuracy, time = spread([one["accuracy"] for one in found]), spread([one["seconds"] for one in found])
-    if accuracy is None or time is None:
-        return []
     values = [one["accuracy"] for one in found]
+    accuracy = spread(values)
+    if accuracy is None:
+        return []
     between = f"{100 * min(values):.2f} to {100 * max(values):.2f}" if len(values) > 1 else ""
     name = "the same by a plain PyTorch loop (`benchmarks/plain.py`)"
-    return [[name, str(len(found)), accuracy.words(), between, duration(time.mean), "cpu"]]
+    return [[name, str(len(found)), str(found[0]["recipe"]["training"]["epochs"]), accuracy.words(), between, "cpu"]]
 
 
 TABLES = {"runs": runs, "dense": dense}
