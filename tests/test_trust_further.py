@@ -151,10 +151,16 @@ def test_the_page_shows_a_population_and_the_excess_error(pictures, tmp_path):
     shown = section(made)
     table = next(table for table in shown.tables if "3 trainings" in table.caption)
     assert "Fewer than five" in table.caption
-    assert dict(table.lines)["images answered differently as a rule"] == f"{len(made.population.exemplars):,}"
+    assert dict(table.lines)["images answered differently as a rule"] == f"{len(made.populations[0].exemplars):,}"
+    assert [(row.kind, row.severity) for row in made.populations] == [("nominal", 0), ("fog", 3), ("contrast", 3)]
+    alone = population([first, *others], pictures, kind="fog", severity=3)
+    assert made.populations[1].potentials == pytest.approx(alone.potentials)
+    assert made.populations[1].exemplars == alone.exemplars != made.populations[0].exemplars
+    shifted = next(table for table in shown.tables if table.caption.endswith("under shifts."))
+    assert [line[0] for line in shifted.lines] == ["fog 3", "contrast 3"]
     assert "Excess error over the prune ratio" in shown.excess["wide"]
     again = trust(first, pictures, tmp_path, asked=["fog"], settings=QUICK)
-    assert again.population is None
+    assert again.populations == ()
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +198,7 @@ def test_rounds_seeds_a_smaller_network_and_a_metric_from_the_command_line(casca
     row = record.at("nominal", 0)
     assert row.metrics[0].values == pytest.approx([each.accuracy.value for each in row.answers])
     assert row.metrics[0].potential.interpolated == pytest.approx(row.potential.interpolated)
-    assert record.population.nets == 2
+    assert [(row.kind, row.nets) for row in record.populations] == [("nominal", 2), ("fog", 2)]
 
 
 def test_rounds_need_a_run_that_left_them(tmp_path):

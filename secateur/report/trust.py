@@ -12,7 +12,7 @@ from secateur.files import atomic_write
 from secateur.measures.excess import excess_slope
 from secateur.report import charts, text
 from secateur.report.trust_charts import Banded, Bar, banded, bars, change_bar, reliability, shade, through_origin
-from secateur.report.trust_record import NOMINAL, ClassRow, SheetRow, TrustRecord, WorstRow
+from secateur.report.trust_record import NOMINAL, ClassRow, PopulationRow, SheetRow, TrustRecord, WorstRow
 from secateur.report.trust_words import DOUBT, excess, lost, named, paragraphs
 
 FILES = {"json": "trust.json", "page": "trust.html"}
@@ -94,7 +94,7 @@ def section(record: TrustRecord) -> Section:
         excess=_sized(record, _excess),
         tables=[
             table
-            for table in (*_metrics(record), _population(record), _ood(record), _attack(record), _features(record))
+            for table in (*_metrics(record), *_populations(record), _ood(record), _attack(record), _features(record))
             if table is not None
         ],
     )
@@ -237,12 +237,11 @@ def _metrics(record: TrustRecord) -> list[Table]:
     return made
 
 
-def _population(record: TrustRecord) -> Table | None:
-    """What several trainings say together."""
-    row = record.population
-    if row is None:
-        return None
-    hurt = [each.name for each in row.classes if each.p_value < DOUBT and each.after < each.before]
+def _populations(record: TrustRecord) -> list[Table]:
+    """What several trainings say together, about images as they are and under shifts."""
+    if not record.populations:
+        return []
+    row, *shifted = record.populations
     number = len(row.potentials)
     before, after = row.identified
     lines = [
@@ -250,7 +249,7 @@ def _population(record: TrustRecord) -> Table | None:
         ("potential, training by training", ", ".join(text.share(each, 1) for each in row.potentials)),
         ("95 % interval over trainings and images", f"{text.share(row.low, 1)} to {text.share(row.high, 1)}"),
         ("no worse for certain up to", text.share(row.safe, 1)),
-        ("classes that lost more than chance", ", ".join(hurt) or "none"),
+        ("classes that lost more than chance", ", ".join(_hurt(row)) or "none"),
         ("images answered differently as a rule", f"{len(row.exemplars):,}"),
     ]
     if row.exemplars:
@@ -259,7 +258,26 @@ def _population(record: TrustRecord) -> Table | None:
         f"{row.nets} trainings of the same models, images as they are; classes by Welch’s test over trainings, "
         f"corrected after Holm.{' Fewer than five say little about images.' if row.nets < 5 else ''}"
     )
-    return Table(caption, ("over trainings", "value"), tuple(lines))
+    made = [Table(caption, ("over trainings", "value"), tuple(lines))]
+    if shifted:
+        heads = ("over trainings", "potential, mean", "95 % interval", "no worse for certain up to", "lost classes")
+        rows = tuple(
+            (
+                f"{named(each.kind)} {each.severity}",
+                text.share(sum(each.potentials) / len(each.potentials), 1),
+                f"{text.share(each.low, 1)} to {text.share(each.high, 1)}",
+                text.share(each.safe, 1),
+                ", ".join(_hurt(each)) or "none",
+            )
+            for each in shifted
+        )
+        made.append(Table(f"{row.nets} trainings of the same models under shifts.", heads, rows))
+    return made
+
+
+def _hurt(row: PopulationRow) -> list[str]:
+    """The classes that lost more than chance."""
+    return [each.name for each in row.classes if each.p_value < DOUBT and each.after < each.before]
 
 
 def _heats(record: TrustRecord) -> list[Heat]:

@@ -242,7 +242,7 @@ class TrustRecord(Row):
     ood: tuple[OodRow, ...] = ()
     adversarial: AdversarialRow | None = None
     features: FeaturesRow | None = None
-    population: PopulationRow | None = None
+    populations: tuple[PopulationRow, ...] = ()
     versions: dict[str, str] = Field(default_factory=dict)
     seconds: dict[str, float] = Field(default_factory=dict)
     settings: dict[str, Any] = Field(default_factory=dict)

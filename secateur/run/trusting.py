@@ -35,6 +35,8 @@ SHIFTS = ("corruptions", "noise", "ood", "adversarial", "features")
 SPLIT = {"seen": SEEN, "unseen": UNSEEN}
 """Names of several corruptions: those that robust training sees, and those it does not."""
 USUAL = ("corruptions", "noise", "ood")
+SEVERITY = 3
+"""Of those asked, the one nearest to it is what several trainings are compared under; the paper's."""
 WORST = 12
 """Images shown that the dense model gets right and the pruned one wrong."""
 
@@ -145,7 +147,7 @@ def _carried_out(made: Evaluation, data: str, corruptions: list[tuple[str, int]]
         nominal=nominal,
         worst=_worst(made, sheets),
         **_others(made, others),
-        population=_population(made),
+        populations=_populations(made, corruptions),
         versions=shifts.versions(),
         seconds=made.seconds,
         settings=made.settings.identity(),
@@ -196,24 +198,26 @@ def _from_elsewhere(made: Evaluation) -> list[Sheet]:
     return found
 
 
-def _population(made: Evaluation) -> PopulationRow | None:
-    """What further trainings of the same models say, on the images as they are; None where there are none."""
-    nets = made.further.nets
-    if not nets:
-        return None
-    key = zlib.crc32("".join(fingerprint(each.model) for net in nets for each in net).encode())
-    settings = made.settings
-
-    def compute() -> PopulationRow:
-        return population(
-            [[each for each in made.subjects if each.role != "control"], *nets], made.pictures, margin=settings.margin,
-            seed=settings.seed, batch=settings.batch, probabilities=settings.probabilities,
-        )  # fmt: skip
-
+def _populations(made: Evaluation, corruptions: Sequence[tuple[str, int]]) -> tuple[PopulationRow, ...]:
+    """What further trainings of the same models say together, on images as they are and under one severity of each."""
+    nets = [[each for each in made.subjects if each.role != "control"], *made.further.nets]
+    if len(nets) < 2:
+        return ()
+    key = zlib.crc32("".join(fingerprint(each.model) for net in nets[1:] for each in net).encode())
+    levels: dict[str, list[int]] = {}
+    for kind, severity in corruptions:
+        levels.setdefault(kind, []).append(severity)
+    middle = {kind: min(found, key=lambda level: abs(level - SEVERITY)) for kind, found in levels.items()}
+    settings, rows = made.settings, []
     with timed(made, "population") as note:
-        found = made.part(f"population-{key:08x}", PopulationRow, compute)
-        note.text = f"{found.nets} trainings, {len(found.exemplars)} exemplars"
-    return found
+        for kind, severity in {NOMINAL: 0, **middle}.items():
+            compute = partial(
+                population, nets, made.pictures, kind=kind, severity=severity, strengths=made.strengths,
+                margin=settings.margin, seed=settings.seed, batch=settings.batch, probabilities=settings.probabilities,
+            )  # fmt: skip
+            rows.append(made.part(f"population-{kind}-{severity}-{key:08x}", PopulationRow, compute))
+        note.text = f"{rows[0].nets} trainings, {len(rows[0].exemplars)} exemplars, {len(rows) - 1} shifts"
+    return tuple(rows)
 
 
 def _others(made: Evaluation, asked: list[str]) -> dict[str, Any]:
