@@ -7,7 +7,7 @@ from itertools import islice, product
 from typing import Any, TypeAlias
 
 from secateur.graph.lockstep import Deviation
-from secateur.graph.terms import Dim, size
+from secateur.graph.terms import Dim, atoms, size
 from secateur.graph.trial import RUNS, WINDOW, Place, Trial, several
 
 Mend: TypeAlias = "Callable[[Deviation], bool]"
@@ -101,7 +101,10 @@ class Equalities:
         yield from (pairs for pairs in together.values() if len(pairs) > 1)
 
     def _pairs(self, deviation: Deviation, home: str) -> Iterator[tuple[Place, Place]]:
-        """Sizes at the deviation and sizes elsewhere in its module that were equal and no longer are."""
+        """Sizes at the deviation and sizes elsewhere in its module that were equal and no longer are.
+
+        Those of two groups come first: a sum of several meets another size by chance more often.
+        """
         own = self.trial.inside.get(home, [])
         here = own.index(deviation.position) if deviation.position in own else 0
         asked = {n for v in deviation.asked.values() if isinstance(v, list | tuple) for n in v if isinstance(n, int)}
@@ -109,13 +112,14 @@ class Equalities:
         near = sorted(range(len(own)), key=lambda i: abs(i - here))[: 2 * WINDOW]  # and what comes in
         others = list(self.trial.places(home, dict.fromkeys([*near, *range(min(WINDOW, len(own)))])))
         seen = set()
-        ranked: list[tuple[bool, int, Place, Place]] = []
+        ranked: list[tuple[bool, bool, int, Place, Place]] = []
         for (p, a), (q, b) in product(sites, others):
             now = size(b, self.trial.counts)
             if size(a) == size(b) > 1 and (a, b) not in seen and now != size(a, self.trial.counts):
                 seen |= {(a, b), (b, a)}
-                ranked.append((now not in asked, len(ranked), p, q))
-        for _, _, p, q in sorted(ranked):
+                several_groups = len({*atoms(a), *atoms(b)}) > 2
+                ranked.append((several_groups, now not in asked, len(ranked), p, q))
+        for *_, p, q in sorted(ranked):
             yield p, q
 
     def _is_whole(self, home: str, place: Place) -> bool:

@@ -47,7 +47,7 @@ def interpret(
     recording: Recording, tensors: Mapping[str, Tensor], inputs: Sequence[Tensor], keep: Mapping[Atom, Any]
 ) -> list[Tensor]:
     """What the recorded run returns on full tensors when every statistic over pruned units sees only the kept ones."""
-    narrow = Narrowing(keep)
+    narrow = Narrowing(keep, recording)
 
     def compute(call: Call, args: dict[str, Any]) -> Any:
         return narrow(call, args) if narrow.concerns(call) else invoke(call, args, None)
@@ -71,18 +71,19 @@ STATISTICS = frozenset(  # operators whose result depends on how many entries th
 class Narrowing:
     """Runs calls that compute statistics over pruned units on the kept ones alone, and pads their results with zeros.
 
-    Units of exact proof are left as they are: their zeros must do no harm by themselves.
+    So are all calls that compute a weight with such a statistic: what is centred or scaled by it stays zero where units
+    are gone. Units of exact proof are left as they are: their zeros must do no harm by themselves.
     """
 
-    def __init__(self, keep: Mapping[Atom, Any]) -> None:
+    def __init__(self, keep: Mapping[Atom, Any], recording: Recording) -> None:
+        self.weights = _weights_by_statistics(recording)
         self.keep = {found: kept for found, kept in keep.items() if "statistics" in found.flags}
         self.counts = {found: int(kept.sum()) for found, kept in self.keep.items()}
 
     def concerns(self, call: Call) -> bool:
         """Whether the call's result over one unit depends on which other units there are."""
-        return call.op in STATISTICS and any(
-            a in self.keep for v in call.tensors() for d in v.dims or () for a in atoms(d)
-        )
+        statistic = call.op in STATISTICS or any(id(value) in self.weights for value in call.outs)
+        return statistic and any(a in self.keep for v in call.tensors() for d in v.dims or () for a in atoms(d))
 
     def __call__(self, call: Call, args: Mapping[str, Any]) -> Any:
         """The call's results, of full size."""
@@ -94,6 +95,19 @@ class Narrowing:
         outs = all_of(Tensor, result)
         wide = [_widen(t, value, self.keep) for t, value in zip(outs, call.outs, strict=True)]
         return wide[0] if isinstance(result, Tensor) else type(result)(wide)
+
+
+def _weights_by_statistics(recording: Recording) -> set[int]:
+    """The values that are computed of the model's own tensors alone, a statistic among what they are computed by."""
+    own = {id(leaf.value) for leaf in recording.own()}
+    found: set[int] = set()
+    for call in recording.calls:
+        read = {id(value) for value in call.tensors()}
+        if read and read <= own:
+            own.update(id(value) for value in call.outs)
+            if call.op in STATISTICS or read & found:
+                found.update(id(value) for value in call.outs)
+    return found
 
 
 def _lines(value: Value, keep: Mapping[Atom, Any]) -> list[Tensor | None]:

@@ -94,7 +94,7 @@ class Verifier:
             if exact:
                 return self._forward(rebuild(self.groups.model, tensors))
             kept = self.solution.keep(keep)
-            seen, arrived = self._followed(self.groups.model, tensors, {}, Narrowing(kept))
+            seen, arrived = self._followed(self.groups.model, tensors, {}, Narrowing(kept, self.recording))
             if not arrived:
                 with plain_kernels(), default_double(), Promote(self.dtype, self.zeroed):
                     seen = interpret(self.recording, tensors, self.flat, kept)
