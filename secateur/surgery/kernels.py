@@ -82,7 +82,7 @@ def streamed(
     out = x.new_empty(len(x), count)
     scratch = x.new_empty(min(size, count), width)
     for start, block in zip(range(0, count, size), out.split(size, 1), strict=True):
-        part = weight[start : start + size] if rows is None else weight[rows[start : start + size]]
+        part = weight[start : start + size] if rows is None else weight.index_select(0, rows[start : start + size])
         if columns is not None and len(columns) < part.shape[1]:
             part = part.index_select(1, columns)
         block.copy_(x @ scratch[: len(part)].copy_(part).t())

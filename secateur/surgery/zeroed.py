@@ -65,12 +65,12 @@ def convolution(args: Sequence[Any], lines: Lines, convolve: Convolve) -> Tensor
     rows, inner = _chosen(weight, lines, 0), lines.get(1)
     if groups == 1:
         columns = _chosen(weight, lines, 1)
-        part = weight[rows][:, columns].double()
+        part = _taken(weight, {0: rows, 1: columns}).double()
     else:
         alive = rows_of(weight, lines).view(groups, -1).any(1)
         rows = alive.repeat_interleave(len(weight) // groups).nonzero()[:, 0]
         columns = alive.repeat_interleave(weight.shape[1]).nonzero()[:, 0]
-        part = weight[rows].double()
+        part = weight.index_select(0, rows).double()
         part.mul_(rows_of(weight, lines)[rows].view(-1, *[1] * (weight.dim() - 1)))
         if inner is not None:
             part.mul_(inner.view(1, -1, *[1] * (weight.dim() - 2)))
@@ -78,7 +78,7 @@ def convolution(args: Sequence[Any], lines: Lines, convolve: Convolve) -> Tensor
     if not len(rows) or not len(columns) or not _is_finite(x):
         return convolve([x, filled(weight, lines), *args[2:]])
     read = x if len(columns) == x.shape[1] else x.index_select(1, columns)
-    own = None if bias is None else bias[rows]
+    own = None if bias is None else bias.index_select(0, rows)
     small = convolve([read, part, own, *geometry, transposed, padding, groups])
     return _spread(small, len(weight), rows, bias)
 
@@ -90,8 +90,16 @@ def linear(bias: Tensor | None, x: Tensor, weight: Tensor, lines: Lines) -> Tens
         out = x @ filled(weight, lines).t()
         return out if bias is None else out.add_(bias)
     read = x if len(columns) == x.shape[1] else x.index_select(1, columns)
-    small = streamed(None if bias is None else bias[rows], read, weight, rows, columns)
+    small = streamed(None if bias is None else bias.index_select(0, rows), read, weight, rows, columns)
     return _spread(small, len(weight), rows, bias)
+
+
+def _taken(weight: Tensor, lines: Mapping[int, Tensor]) -> Tensor:
+    """The entries at some positions along dimensions, by the operator that is several times faster than indexing."""
+    for dim, places in lines.items():
+        if len(places) < weight.shape[dim]:
+            weight = weight.index_select(dim, places)
+    return weight
 
 
 def rows_of(weight: Tensor, lines: Lines) -> Tensor:
