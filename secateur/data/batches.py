@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from math import prod
 from typing import TypeVar
 
 import torch
@@ -13,10 +14,13 @@ from torch import Tensor
 
 from secateur.data.augment import Augmentation
 from secateur.data.order import Order, generator
-from secateur.data.prepare import Batch, Preparation, taken, to_device
+from secateur.data.prepare import Batch, Drawn, Preparation, taken, to_device
 from secateur.errors import DataError, InputError
 
 Self = TypeVar("Self", bound="Batches")
+
+_AT_ONCE = 2**23
+"""Values of images that are made worse at once, 2,730 images of CIFAR."""
 
 
 class Batches(ABC):
@@ -153,23 +157,39 @@ class Loader(Batches):
         chosen = chosen.to(self.images.device)
         return self.images.index_select(0, chosen).contiguous(), self.targets.index_select(0, chosen)
 
+    def since(self, start: int) -> Iterator[Batch]:
+        """The batches of the current epoch from `start` on."""
+        epoch, end = self.epoch, len(self)
+        values = self.batch_size * prod(self.images.shape[1:])
+        together = max(1, _AT_ONCE // values) if self._prepare.spoils else 1
+        for first in range(start, end, together):
+            yield from self._several(epoch, range(first, min(first + together, end)))
+
     def _cut(self, epoch: int, index: int) -> Batch:
+        return next(self._several(epoch, [index]))
+
+    def _several(self, epoch: int, indices: Sequence[int]) -> Iterator[Batch]:
+        """Some batches of `epoch`."""
+        made = self._prepare.several([self._taken(epoch, index) for index in indices])
+        for index, (inputs, targets) in zip(indices, made, strict=True):
+            share = self._order().share(index)
+            yield (inputs[share], targets[share]) if self._prepare.mixes else (inputs, targets)
+
+    def _taken(self, epoch: int, index: int) -> tuple[Tensor, Tensor, Drawn]:
+        """Batch `index` as bytes, its labels and what was drawn for it; the batch of all ranks where images mix."""
         order = self._order()
         whole, share = order.whole(index), order.share(index)
-        drawn = []
+        drawn: Drawn = []
         if self.augment:
             drawn = self._prepare.draw(whole.stop - whole.start, generator(self.seed, 1, epoch, index))
         if not self._prepare.mixes:  # an image is then what it is without the others
             if self.ranks > 1:
                 drawn = [(step, tuple(draw[..., share] for draw in draws)) for step, draws in drawn]
             whole = slice(whole.start + share.start, whole.start + share.stop)
-        if self.shuffle:
-            chosen = self._shuffled(order, epoch)[whole]
-            images, targets = taken(self.images, chosen, self.channels_last), self.targets.index_select(0, chosen)
-        else:
-            images, targets = self.images[whole], self.targets[whole]
-        inputs, targets = self._prepare(images, targets, drawn)
-        return (inputs[share], targets[share]) if self._prepare.mixes else (inputs, targets)
+        if not self.shuffle:
+            return self.images[whole], self.targets[whole], drawn
+        chosen = self._shuffled(order, epoch)[whole]
+        return taken(self.images, chosen, self.channels_last), self.targets.index_select(0, chosen), drawn
 
     def _shuffled(self, order: Order, epoch: int) -> Tensor:
         """The order of the images in `epoch`, kept on the device until another epoch is asked for."""

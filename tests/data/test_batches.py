@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.data.augment import Augmentation, Crop, Cutmix, Cutout, Flip, Mixup
+from secateur.data.augment import Augmentation, Corrupt, Crop, Cutmix, Cutout, Flip, Mixup
 from secateur.data.batches import Absent, Loader
 from secateur.data.order import Order, generator
 from secateur.errors import DataError, InputError
@@ -144,6 +144,25 @@ def test_what_is_left_of_an_interrupted_epoch_comes_as_it_would_have() -> None:
     for (x, y), (u, v) in zip(list(whole)[4:], rest, strict=True):
         assert torch.equal(x, u)
         assert torch.equal(y, v)
+
+
+@pytest.mark.parametrize("peak", [255, 16])
+@pytest.mark.parametrize("others", [(Crop(2),), (Crop(2), Mixup(), Cutmix())], ids=["alone", "mixed"])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_batches_that_are_corrupted_together_are_those_that_are_corrupted_alone(
+    monkeypatch: pytest.MonkeyPatch, peak: int, others: tuple[Augmentation, ...], ranks: int
+) -> None:
+    monkeypatch.setattr("secateur.data.batches._AT_ONCE", 3 * 8 * 3 * 8 * 8)  # three of the seven batches, then one
+    spoiled = replace(training(augment=(Corrupt(), *others)), peak=peak)
+    spoiled.images.clamp_(max=peak)
+    spoiled.set_epoch(1)
+    part = spoiled.shard(ranks - 1, ranks)
+    together = list(part.since(1))
+    assert len(together) == len(part) - 1
+    for index, (inputs, targets) in enumerate(together, 1):
+        alone = part.batch(index)
+        assert torch.equal(inputs, alone[0])
+        assert torch.equal(targets, alone[1])
 
 
 EVERY = (Crop(2), Flip(), Cutout(), Mixup(), Cutmix())
