@@ -18,15 +18,14 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from command import each, parser
+from command import each, finished, parser
 from tabled.bounds import FOLDER, Bounds, LayerRow
 from torch import Tensor, nn
 
 import secateur
 from secateur.data import Data
-from secateur.errors import CheckpointError
 from secateur.report import gather
-from secateur.run.experiments import Experiment, matching, sound
+from secateur.run.experiments import Experiment
 from secateur.run.subjects import of_run
 from secateur.sensitivity import relative_errors, sipp, sipp_bound
 
@@ -71,13 +70,7 @@ def measured(experiment: Experiment, given: argparse.Namespace) -> tuple[Path, b
 
     Raises `CheckpointError` where its run is not finished.
     """
-    own = experiment.result(given.results)
-    if not sound(own):
-        raise CheckpointError(
-            f"The run {experiment.name} is not finished: there is no result {own}. Carry it out first, by "
-            "experiments/run.py with the same options."
-        )
-    record = matching(experiment, own)
+    record, own = finished(experiment, given.results), experiment.result(given.results)
     path = own.parent / FOLDER / own.name
     if path.exists() and Bounds.load(path).recipe == record.recipe:
         return path, False

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from secateur import console
-from secateur.errors import SecateurError
-from secateur.run.experiments import Experiment, experiments
+from secateur.errors import CheckpointError, SecateurError
+from secateur.report.record import RunRecord
+from secateur.run.experiments import Experiment, experiments, matching, sound
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -26,6 +27,17 @@ def parser(about: str | None) -> argparse.ArgumentParser:
     made.add_argument("--work", type=Path, default=ROOT / "runs", help="folder of the runs (default: runs/)")
     made.add_argument("--results", type=Path, default=ROOT / "results", help="folder of the results")
     return made
+
+
+def finished(experiment: Experiment, results: Path) -> RunRecord:
+    """The record of an experiment that has been carried out; raises `CheckpointError` where it was not yet."""
+    path = experiment.result(results)
+    if not sound(path):
+        raise CheckpointError(
+            f"The run {experiment.name} is not finished: there is no result {path}. Carry it out first, by "
+            "experiments/run.py with the same options."
+        )
+    return matching(experiment, path)
 
 
 def each(given: argparse.Namespace, carry: Carry) -> int:

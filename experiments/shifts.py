@@ -18,17 +18,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from command import each, parser
+from command import each, finished, parser
 from tabled.cascades import FOLDER, Cascade
 
 from secateur import console
 from secateur.data.pictures import Pictures
-from secateur.errors import CheckpointError, InputError
+from secateur.errors import InputError
 from secateur.report import gather
 from secateur.report.record import RunRecord
 from secateur.report.trust_record import TrustRecord
 from secateur.run.evaluation import Settings
-from secateur.run.experiments import Experiment, matching, sound
+from secateur.run.experiments import Experiment
 from secateur.run.subjects import of_run
 from secateur.run.trusting import fitting, trust
 
@@ -47,13 +47,7 @@ def evaluated(experiment: Experiment, given: argparse.Namespace) -> tuple[Path, 
     Raises `CheckpointError` where the cascade is not finished or left no rounds.
     """
     run = given.work / experiment.name
-    own = experiment.result(given.results)
-    if not sound(own):
-        raise CheckpointError(
-            f"The cascade {experiment.name} is not finished: there is no result {own}. Carry it out first, by "
-            "experiments/run.py with the same options."
-        )
-    record = matching(experiment, own)
+    record, own = finished(experiment, given.results), experiment.result(given.results)
     subjects, data, _ = of_run(run, rounds=True)
     pictures = Pictures.of(data.test, given.images, names=data.class_names)
     strengths = given.strengths or fitting(pictures, data.name)

@@ -145,6 +145,18 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(finished, tmp_path,
     assert not (tmp_path / "out" / STAGES).exists()
 
 
+def test_a_process_that_is_killed_loses_no_more_time_than_that_of_an_epoch(tmp_path):
+    out, kept = tmp_path / "out", []
+
+    class Looking(Silent):
+        def epoch(self, row, of):
+            kept.append(json.loads((out / "stages" / "clock.json").read_text())["seconds"].get("fine-tune", 0.0))
+
+    record = run(tiny.recipe(out), progress=Looking())
+    training, first, second = kept
+    assert training == 0 < first < second <= record.seconds["fine-tune"]
+
+
 def test_another_recipe_is_refused_before_any_work(finished):
     out, _ = finished
     telling = Telling()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -24,7 +23,7 @@ from secateur.measures.attack_libraries import LibraryAttack
 from secateur.measures.cost import size
 from secateur.report.record import Row
 from secateur.report.trust_record import NOMINAL, ModelRow
-from secateur.run.progress import Note, Progress, told
+from secateur.run.progress import Progress, Stage, told
 from secateur.run.quick import Network
 from secateur.run.sheets import answers
 from secateur.run.subjects import Subject, fingerprint
@@ -167,12 +166,11 @@ class Evaluation:
 
 
 @contextmanager
-def timed(made: Evaluation, name: str) -> Iterator[Note]:
+def timed(made: Evaluation, name: str) -> Iterator[Stage]:
     """A block that is one stage of the evaluation: shown, and its time added to that of earlier calls."""
-    started = time.perf_counter()
-    with told(made.progress, name) as note:
-        yield note
-    made.seconds[name] = round(made.seconds.get(name, 0.0) + time.perf_counter() - started, 3)
+    with told(made.progress, name) as stage:
+        yield stage
+    made.seconds[name] = round(made.seconds.get(name, 0.0) + stage.seconds, 3)
     with atomic_write(made.folder / CLOCK) as partial:
         partial.write_text(json.dumps(made.seconds), encoding="utf-8")
 

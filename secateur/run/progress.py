@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Protocol
 
 import rich.progress
@@ -44,22 +43,36 @@ class Silent:
         """Nothing is shown."""
 
 
-@dataclass
-class Note:
-    """What a stage says when it is done."""
+class Stage:
+    """A stage under way: its time goes to the folder, where there is one."""
 
     text: str = ""
+    """What it says in a few words when it is done."""
+
+    def __init__(self, name: str, folder: Folder | None) -> None:
+        self._name, self._folder = name, folder
+        self._started = self._kept = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return time.perf_counter() - self._started
+
+    def keep_time(self) -> None:
+        """Add what has passed since this was last called, so that a process that is killed loses no more than that."""
+        now = time.perf_counter()
+        if self._folder is not None:
+            self._folder.spent(self._name, now - self._kept)
+        self._kept = now
 
 
 @contextmanager
-def told(progress: Progress, name: str, folder: Folder | None = None) -> Iterator[Note]:
-    """A stage: told when it begins and ends, its time added to the folder's, also where an error or a kill ends it."""
+def told(progress: Progress, name: str, folder: Folder | None = None) -> Iterator[Stage]:
+    """A stage: told when it begins and ends, its time added to the folder's, also where an error ends it."""
     progress.begin(name)
-    started, note = time.perf_counter(), Note()
+    stage = Stage(name, folder)
     try:
-        yield note
+        yield stage
     finally:
-        seconds = time.perf_counter() - started
-        if folder is not None:
-            folder.spent(name, seconds)
-    progress.end(name, seconds, note.text)
+        stage.keep_time()
+    progress.end(name, stage.seconds, stage.text)

@@ -59,10 +59,10 @@ from secateur.report.record import (
     StageRow,
 )
 from secateur.run.measuring import Measured, costs, snapshot_row, timed_alone, timed_in_turn
-from secateur.run.progress import Progress, told
+from secateur.run.progress import Progress, Stage, told
 from secateur.surgery.checkpoint import load, save
 from secateur.surgery.record import Record, apply_masks, record
-from secateur.training import State, Training, fit, reestimate_batch_norm
+from secateur.training import Epoch, State, Training, fit, reestimate_batch_norm
 from secateur.training.adversarial import Adversarial
 from secateur.training.batch_norm import norms_with_statistics
 from secateur.training.distillation import Distillation
@@ -178,8 +178,8 @@ class Run:
         model, self.dense = self.dense, copy.deepcopy(self.dense)  # the copy stays as it is
         whole = amount(groups, part.budget)
         pruner = method_of(part, method, self.recipe.the_seed, groups)
-        with self.stage("prune and fine-tune") as note:
-            small, note.text = self._fit(model, "fine-tuning", self.recipe.fine_tuned_by, [pruner, *self._teachers()])
+        with self.stage("prune and fine-tune") as stage:
+            small = self._fit(stage, model, "fine-tuning", self.recipe.fine_tuned_by, [pruner, *self._teachers()])
         small.eval()
 
         def told_of() -> CutRow:
@@ -207,8 +207,8 @@ class Run:
         model.load_state_dict(snapshot.state)
         if self.recipe.fine_tuning.snapshots:
             name, methods = f"fine-tuning of snapshot {number}", [HeldAtZero(snapshot.masks), *self._teachers()]
-            with self.stage(f"fine-tune at {snapshot.budget}") as note:
-                tuned, note.text = self._fit(copy.deepcopy(model), name, self.recipe.snapshots_tuned_by, methods)
+            with self.stage(f"fine-tune at {snapshot.budget}") as stage:
+                tuned = self._fit(stage, copy.deepcopy(model), name, self.recipe.snapshots_tuned_by, methods)
             tuned.eval()
         of_test = (self.measured, snapshot, (model, tuned), self.data.test)
         return self.folder.once(f"snapshot-{number}", SnapshotRow, lambda: snapshot_row(*of_test))
@@ -276,8 +276,8 @@ class Run:
         methods: list[Any] = [*self.recipe.training.preparing(), *([recorder] if every else [])]
         if rewind is not None and rewind.weights is not None:
             methods.append(KeptWeights(self.folder.stage("training") / "rewind.safetensors", rewind.weights))
-        with self.stage("train") as note:
-            self.dense, note.text = self._fit(self.dense, "training", self.recipe.training.settings, methods)
+        with self.stage("train") as stage:
+            self.dense = self._fit(stage, self.dense, "training", self.recipe.training.settings, methods)
         self.dynamics = gather.dynamics_rows(recorder.rows)
         if self.recipe.pruning is not None and world()[0] == 0:
             with atomic_write(self.folder.path / DENSE) as partial:
@@ -410,8 +410,8 @@ class Run:
         if part.rewind is not None and part.rewind.weights is not None:
             kept = self.folder.stage("training") / "rewind.safetensors"
             rewind_weights(small, kept, entry.kept, entry.masks)
-        with self.stage(turn.named("fine-tune")) as note:
-            _, note.text = self._fit(small, turn.named("fine-tuning"), self.recipe.fine_tuned_by, methods)
+        with self.stage(turn.named("fine-tune")) as stage:
+            self._fit(stage, small, turn.named("fine-tuning"), self.recipe.fine_tuned_by, methods)
 
         def told_of() -> StageRow:
             if turn.of > 1:
@@ -430,9 +430,9 @@ class Run:
         ]
 
     def _fit(
-        self, model: nn.Module, name: str, settings: Callable[..., Training | None], methods: list[Any]
-    ) -> tuple[nn.Module, str]:
-        """The model after one training, resumed if there is something to resume, and in words what came out."""
+        self, stage: Stage, model: nn.Module, name: str, settings: Callable[..., Training | None], methods: list[Any]
+    ) -> nn.Module:
+        """The model after one training, resumed if there is something to resume; the stage says what came out."""
         place = self.folder.stage(name.replace(" ", "-"))
         made = settings(
             seed=self.recipe.the_seed,
@@ -442,9 +442,13 @@ class Run:
         )
         assert made is not None
         total = made.epochs
-        made = dataclasses.replace(made, on_epoch=lambda row: self.progress.epoch(row, total))
+
+        def on_epoch(row: Epoch) -> None:
+            stage.keep_time()
+            self.progress.epoch(row, total)
+
         try:
-            history = fit(model, self.data, methods=methods, settings=made)
+            history = fit(model, self.data, methods=methods, settings=dataclasses.replace(made, on_epoch=on_epoch))
         except TrainingError as error:
             kept = f" Its last good epoch is kept in {place}." if any(place.glob("*.safetensors")) else ""
             raise TrainingError(
@@ -455,7 +459,8 @@ class Run:
         self.curves.append(gather.curve(name, history))
         last = history.rows[-1]
         held_out = f", validation {last.val_accuracy:.2%}" if last.val_accuracy is not None else ""
-        return history.model, f"{len(history.rows)} epochs, loss {last.train_loss:.3f}{held_out}"
+        stage.text = f"{len(history.rows)} epochs, loss {last.train_loss:.3f}{held_out}"
+        return history.model
 
 
 class HeldAtZero:
