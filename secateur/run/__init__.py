@@ -84,6 +84,6 @@ def evaluate(
         cost = costs(model) if masked_only else counts(model, on_device(source.example, device))
     row = Measured(recipe, progress)(recorded.final.stage, model, data.test, cost)
     if recipe.measures.latency:
-        with told(progress, "time") as note:
-            row, note.text = timed_alone(recipe, model, source.example, device, row)
+        with told(progress, "time") as stage:
+            row, stage.text = timed_alone(recipe, model, source.example, device, row)
     return recorded, row

@@ -33,9 +33,9 @@ class Measured:
     ) -> StageRow:
         """The row; `number` is that of the round where a run has several."""
         name = f"measure: {stage}" if number is None else f"measure: {stage} {number}"
-        with told(self.progress, name, self.folder) as note:
+        with told(self.progress, name, self.folder) as under_way:
             found = measures.accuracy(model, test, confidence=self.recipe.measures.confidence)
-            note.text = f"{found.value:.2%} of {found.total:,}"
+            under_way.text = f"{found.value:.2%} of {found.total:,}"
             accuracy, weighed = gather.accuracy_row(found), measures.size(model)
             cost = {**cost, "accuracy": accuracy, "loss": found.loss, "bytes": weighed.bytes}
             return StageRow(stage=stage, round=number, **cost)
@@ -49,9 +49,9 @@ def snapshot_row(
     for model, names in zip(models, (("accuracy", "loss"), ("tuned", "tuned_loss")), strict=True):
         if model is not None:
             tuned = ", fine-tuned" if names[0] == "tuned" else ""
-            with told(measured.progress, f"measure: at {snapshot.budget}{tuned}", measured.folder) as note:
+            with told(measured.progress, f"measure: at {snapshot.budget}{tuned}", measured.folder) as stage:
                 found = measures.accuracy(model, test, confidence=measured.recipe.measures.confidence)
-                note.text = f"{found.value:.2%} of {found.total:,}"
+                stage.text = f"{found.value:.2%} of {found.total:,}"
             made |= dict(zip(names, (gather.accuracy_row(found), found.loss), strict=True))
     return SnapshotRow(**made)
 

@@ -157,8 +157,8 @@ class Run:
     def _kept_whole(self, first: StageRow) -> StageRow:
         self.keep_checkpoint(self.dense)
         if self.recipe.measures.latency:
-            with self.stage("time") as note:
-                first, note.text = timed_alone(self.recipe, self.dense, self.source.example, self.device, first)
+            with self.stage("time") as stage:
+                first, stage.text = timed_alone(self.recipe, self.dense, self.source.example, self.device, first)
         return first
 
     def made_smaller(self, first: StageRow, part: PruningPart) -> RunRecord:
@@ -232,9 +232,9 @@ class Run:
         self.keep_checkpoint(small)
         if not self.recipe.measures.latency:
             return {}, {}, None
-        with self.stage("time dense beside slim") as note:
+        with self.stage("time dense beside slim") as stage:
             pair = (self.dense, small)
-            before, after, speedup, note.text = timed_in_turn(self.recipe, pair, self.source.example, self.device)
+            before, after, speedup, stage.text = timed_in_turn(self.recipe, pair, self.source.example, self.device)
         return before, after, speedup
 
     def keep_checkpoint(self, model: nn.Module) -> None:
@@ -290,9 +290,9 @@ class Run:
         return self._groups
 
     def _found(self, part: PruningPart, model: nn.Module, name: str) -> Groups:
-        with self.stage(name) as note:
+        with self.stage(name) as stage:
             found = find_groups(part, model, on_device(self.source.example, self.device))
-            note.text = f"{len(found)} groups, {len(found.frozen)} dimensions not prunable"
+            stage.text = f"{len(found)} groups, {len(found.frozen)} dimensions not prunable"
         return found
 
     def measure_dense(self) -> StageRow:
@@ -308,7 +308,7 @@ class Run:
             return None
 
         def measured() -> PrunabilityRow:
-            with self.stage("measure prunability") as note:
+            with self.stage("measure prunability") as stage:
                 self.data.train.set_epoch(0)
                 found = measures.prunability(
                     self.dense,
@@ -319,7 +319,7 @@ class Run:
                     batches=part.batches,
                     line=part.line,
                 )
-                note.text = f"{len(found.curve)} models"
+                stage.text = f"{len(found.curve)} models"
             return gather.prunability_row(found)
 
         return self.folder.once("prunability", PrunabilityRow, measured)
@@ -352,12 +352,12 @@ class Run:
             first = whole is None
             groups = self.groups(part) if first else self._found(part, model, turn.named("find groups"))
             whole = amount(groups, part.budget) if whole is None else whole
-            with self.stage(turn.named("plan and cut")) as note:
+            with self.stage(turn.named("plan and cut")) as stage:
                 scores = scores_of(part, self.recipe.the_seed, groups, self.data)
                 chosen, model = cut(part, groups, scores, round_budget(part, turn.number, step, whole, groups))
                 entry = _record(model)
                 plan, proof = gather.plan_row(chosen, part.budget, whole, part.round_to), gather.proof_row(entry.proof)
-                note.text = f"{plan.reached} left{', proven' if proof and proof.proven else ''}"
+                stage.text = f"{plan.reached} left{', proven' if proof and proof.proven else ''}"
             rows.append(
                 CutRow(
                     plan=plan,
@@ -392,10 +392,10 @@ class Run:
             return None, small
 
         def work() -> tuple[StageRow, nn.Module]:
-            with self.stage(turn.named("re-estimate batch norm")) as note:
+            with self.stage(turn.named("re-estimate batch norm")) as stage:
                 self.data.train.set_epoch(0)
                 layers = reestimate_batch_norm(small, self.data.train, batches=self.recipe.batch_norm.batches)
-                note.text = f"{layers} layers"
+                stage.text = f"{layers} layers"
             row = self.measured("batch norm re-estimated", small, self.data.test, costs(small), turn.shown)
             return row, small
 

@@ -131,10 +131,10 @@ def chosen(asked: Sequence[str], strengths: str, levels: Sequence[int]) -> tuple
 def _carried_out(made: Evaluation, data: str, corruptions: list[tuple[str, int]], others: list[str]) -> TrustRecord:
     """All parts, in order."""
     _quickened(made, corruptions, others)
-    with timed(made, NOMINAL) as note:
+    with timed(made, NOMINAL) as stage:
         nominal = made.part("calibration", NominalRow, lambda: shifts.nominal(made))
         sheets = [_sheet(made, NOMINAL, 0)]
-        note.text = _told(sheets)
+        stage.text = _told(sheets)
     sheets += _corrupted(made, corruptions) + _from_elsewhere(made)
     return TrustRecord(
         data=data,
@@ -162,22 +162,22 @@ def _quickened(made: Evaluation, corruptions: list[tuple[str, int]], others: lis
     planned = len(made.pictures) * missing
     if "noise" in others and not (made.folder / "noise.json").exists():
         planned += settings.noise_images * settings.draws * len(EPSILONS)
-    with timed(made, "networks") as note:
+    with timed(made, "networks") as stage:
         example = next(made.pictures.batches(settings.batch))[0]
         inputs = made.pictures.normalised(made.pictures.shares(example))
         for each in made.subjects:
             asked = settings.compile if planned else False
             made.networks[each.name], made.computed[each.name] = quick(each.model, inputs, asked, planned)
-        note.text = ", ".join(f"{name} {how}" for name, how in made.computed.items())
+        stage.text = ", ".join(f"{name} {how}" for name, how in made.computed.items())
 
 
 def _corrupted(made: Evaluation, corruptions: list[tuple[str, int]]) -> list[Sheet]:
     """The sheets of all corruptions, told one corruption after the other."""
     found, names = [], list(dict.fromkeys(kind for kind, _ in corruptions))
     for number, kind in enumerate(names, 1):
-        with timed(made, f"corruption: {kind}") as note:
+        with timed(made, f"corruption: {kind}") as stage:
             own = [_sheet(made, kind, level) for other, level in corruptions if other == kind]
-            note.text = f"{_told(own)}, {number} of {len(names)}"
+            stage.text = f"{_told(own)}, {number} of {len(names)}"
         found += own
     return found
 
@@ -186,7 +186,7 @@ def _from_elsewhere(made: Evaluation) -> list[Sheet]:
     """The sheets of other labelled images. Raises `DataError` where these have no labels or another shape."""
     found = []
     for kind, severity in made.further.shifts:
-        with timed(made, f"{kind}, {severity}") as note:
+        with timed(made, f"{kind}, {severity}") as stage:
             pictures, _ = made.shown(kind, severity)
             if pictures.labels is None or pictures.shape != made.pictures.shape:
                 raise DataError(
@@ -194,7 +194,7 @@ def _from_elsewhere(made: Evaluation) -> list[Sheet]:
                     f"Got {'no labels' if pictures.labels is None else 'labels'} and {list(pictures.shape)}."
                 )
             found.append(_sheet(made, kind, severity, f"-{checksum(pictures)}"))
-            note.text = _told(found[-1:])
+            stage.text = _told(found[-1:])
     return found
 
 
@@ -209,14 +209,14 @@ def _populations(made: Evaluation, corruptions: Sequence[tuple[str, int]]) -> tu
         levels.setdefault(kind, []).append(severity)
     middle = {kind: min(found, key=lambda level: abs(level - SEVERITY)) for kind, found in levels.items()}
     settings, rows = made.settings, []
-    with timed(made, "population") as note:
+    with timed(made, "population") as stage:
         for kind, severity in {NOMINAL: 0, **middle}.items():
             compute = partial(
                 population, nets, made.pictures, kind=kind, severity=severity, strengths=made.strengths,
                 margin=settings.margin, seed=settings.seed, batch=settings.batch, probabilities=settings.probabilities,
             )  # fmt: skip
             rows.append(made.part(f"population-{kind}-{severity}-{key:08x}", PopulationRow, compute))
-        note.text = f"{rows[0].nets} trainings, {len(rows[0].exemplars)} exemplars, {len(rows) - 1} shifts"
+        stage.text = f"{rows[0].nets} trainings, {len(rows[0].exemplars)} exemplars, {len(rows) - 1} shifts"
     return tuple(rows)
 
 
@@ -224,11 +224,11 @@ def _others(made: Evaluation, asked: list[str]) -> dict[str, Any]:
     """The parts that are no corruption, by their names in the record."""
     found: dict[str, Any] = {}
     for name in asked:
-        with timed(made, name) as note:
+        with timed(made, name) as stage:
             row, compute, tell = shifts.PARTS[name]
             left = made.part(name, row, partial(compute, made))
             found[name] = left.kinds if isinstance(left, shifts.Strange) else left
-            note.text = tell(left)
+            stage.text = tell(left)
     return found
 
 
