@@ -29,10 +29,3 @@ def chain(network: Network, x: Tensor) -> Tensor:
     for layer in network.layers:
         x = layer(x)
     return x
-
-
-def over_all(network: Network, values: Tensor) -> Tensor:
-    """Values `[..., in]` of the inputs that are read, laid out over all `[..., width]`; 0 elsewhere."""
-    out = values.new_zeros(*values.shape[:-1], network.width)
-    out[..., network.units[0]] = values
-    return out

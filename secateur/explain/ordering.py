@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -119,8 +118,3 @@ def _pass(network: Network, orders: list[list[int]], column: int) -> bool:
 def _crossed(upper: NDArray[np.int64], lower: NDArray[np.int64]) -> int:
     """Crossings of the edges of two neighbours, whose sorted ends are given, the upper one's first."""
     return int(np.searchsorted(lower, upper, side="left").sum())
-
-
-def as_tensors(orders: Orders) -> tuple[Tensor, ...]:
-    """The orders as indices for tensors."""
-    return tuple(torch.from_numpy(np.ascontiguousarray(order)) for order in orders)
