@@ -45,6 +45,10 @@ class RectifyPart(Part):
     """Of the moving averages of both, in [0, 1)."""
     after: int = default(Rectify, "after")
     """Steps of decay before a unit can be released."""
+    until: float = default(Rectify, "until")
+    """Share of its decay after which a unit can no longer be released."""
+    most: float = default(Rectify, "most")
+    """Of the units that start to leave, the share that can be released at the most, those that resist most first."""
     releases: int = default(Rectify, "releases")
     """How often one unit can be released."""
     cooldown: int = default(Rectify, "cooldown")

@@ -92,6 +92,7 @@ class Fading(ABC):
             for name in ("left", "whole"):
                 self._book[name] = torch.where(marks, self._countdown.to(marks.device), self._book[name])
             self._book["initial"] = torch.where(marks, norms, self._book["initial"])
+            self._book["starts"] += marks
             for name in ("rate", "length", "watched"):
                 self._book[name].masked_fill_(marks, 0)
 
@@ -164,7 +165,7 @@ class Fading(ABC):
         device = next((groups.tensor(m.name).device for g in groups for m in g.members), torch.device("cpu"))
         units = sum(self._sizes.values())
         for kind, names in (
-            (torch.int64, ("left", "whole", "freed", "releases", "rest", "steps", "watched")),
+            (torch.int64, ("left", "whole", "freed", "releases", "rest", "starts", "steps", "watched")),
             (torch.float64, ("initial", "rate", "length", "kept")),
             (torch.bool, ("gone", "released")),
         ):
@@ -206,12 +207,23 @@ class Fading(ABC):
         unbiased = 1 - rectify.memory ** book["watched"][spots].double()
         for name, value in (("rate", rate), ("length", length)):
             book[name][spots] = rectify.memory * book[name][spots] + (1 - rectify.memory) * value[within]
-        freed = rectify.resists(book["rate"][spots] / unbiased, book["length"][spots] / unbiased)
-        freed &= (done >= rectify.after) & (book["freed"][spots] == 0) & (book["releases"][spots] < rectify.releases)
+        rates, lengths = book["rate"][spots] / unbiased, book["length"][spots] / unbiased
+        freed = rectify.resists(rates, lengths) & (book["freed"][spots] == 0)
+        freed &= (done >= rectify.after) & (done <= rectify.until * book["whole"][spots])
+        freed &= book["releases"][spots] < rectify.releases
+        if rectify.most < 1:
+            freed &= self._among_the_first(torch.where(freed, rectify.score(rates, lengths), -torch.inf), rectify.most)
         share = norms[within] / book["initial"][spots]
         book["freed"][spots] = torch.where(freed, done, book["freed"][spots])
         book["kept"][spots] = torch.where(freed, share, book["kept"][spots])
         book["releases"][spots] += freed
+
+    def _among_the_first(self, scores: Tensor, most: float) -> Tensor:
+        """Which of the leaving units have the largest scores, so many that `most` of all starts are released."""
+        left = (most * self._book["starts"].sum()).floor() - self._book["releases"].sum()
+        places = torch.empty_like(self._spots)
+        places[scores.argsort(descending=True, stable=True)] = torch.arange(len(places), device=places.device)
+        return places < left
 
     def _settle(self) -> None:
         """Let the host know which units have ended: those released, and those without a step left."""

@@ -13,7 +13,7 @@ weights as long as the unit is taken whole: of a convolution under batch norm al
 
 Differences from the paper, which leaves normalisation, defaults and averaging open: both criteria as above; d is the
 step that the optimizer really made, so that Adam is judged by Adam's steps; bias-corrected averages; a number of steps
-before the first release, a rest after it, and a bound on the releases of a unit, so that every run ends.
+before the first release, a rest after it, and bounds on releases, so that every run ends.
 """
 
 from __future__ import annotations
@@ -44,6 +44,9 @@ class Rectify:
     variant    "both", "cosine", "by step" or "product"
     memory     of the moving averages, in [0, 1); 0 looks at the last step alone
     after      steps of decay before a unit can be released
+    until      share of its decay after which it no longer can: the network has then learned to do without it
+    most       of the units that ever started to leave, the share that can be released, those that resist most first:
+               by C_rate C_len. Others pay for every release, and most useful units resist somewhat
     releases   how often one unit can be released
     cooldown   rounds of choosing that a released unit sits out
     """
@@ -53,6 +56,8 @@ class Rectify:
     variant: Variant = "both"
     memory: float = 0.9
     after: int = 5
+    until: float = 1.0
+    most: float = 1.0
     releases: int = 1
     cooldown: int = 1
 
@@ -62,6 +67,8 @@ class Rectify:
         self._require("rate", f"a float in [{low:g}, {top:g})", low <= self.rate < top)
         self._require("length", "a float of at least 0", 0 <= self.length < math.inf)
         self._require("memory", "a float in [0, 1)", 0 <= self.memory < 1)
+        for name in ("until", "most"):
+            self._require(name, "a float in (0, 1]", 0 < getattr(self, name) <= 1)
         for name, least in (("after", 1), ("releases", 0), ("cooldown", 0)):
             value = getattr(self, name)
             whole = isinstance(value, int) and not isinstance(value, bool)
@@ -70,6 +77,10 @@ class Rectify:
     def _require(self, name: str, what: str, holds: bool) -> None:
         if not holds:
             raise InputError(f"The '{name}' parameter of Rectify must be {what}. Got {getattr(self, name)!r} instead.")
+
+    def score(self, rate: Tensor, length: Tensor) -> Tensor:
+        """How much units resist: C_rate C_len, the outward push beside the siblings' steps."""
+        return rate if self.variant == "product" else rate * length
 
     def resists(self, rate: Tensor, length: Tensor) -> Tensor:
         """Which units are above the thresholds, from the averages of what `measure` gives."""

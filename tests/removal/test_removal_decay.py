@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from support import small_groups
@@ -13,6 +15,7 @@ from secateur.errors import CheckpointError, InputError
 from secateur.graph.elements import blocks, elements
 from secateur.masks import Masks, masked
 from secateur.removal import Adaptive, Decay, Entries, Immediate, Multiplicative, Rectify
+from secateur.removal.rectify import measure
 
 LEAVING = {"conv1": torch.tensor([1, 6]), "conv2": torch.tensor([0, 9, 31])}
 OPTIMIZERS = {
@@ -244,6 +247,40 @@ def test_releases_are_bounded_so_that_every_run_ends():
         ended = [run.step() for _ in range(4)][-1]
         what = "released" if flight == 0 else "gone"
         assert getattr(ended["conv2"], what).nonzero().flatten().tolist() == [0, 9, 31]
+
+
+@pytest.mark.parametrize(("most", "many"), [(0.19, 0), (0.4, 2), (0.9, 4)])
+def test_a_share_of_those_that_start_is_released_which_resist_most(most, many):
+    groups = small_groups()
+    run = Training(groups, Decay(6, replace(OUTWARD, rate=-0.999, most=most, until=0.5, after=3)))
+    run.removal.start(groups, LEAVING)
+    everyone = Entries(groups, {name: torch.arange(groups[name].units) for name in LEAVING})
+    seen, step = [], run.optimizer.step
+    run.optimizer.step = lambda: (seen.append(everyone.weights()), step(), seen.append(everyone.weights()))
+    ended = [run.step() for _ in range(6)][-1]
+    before, after = seen[4:6]  # the third step, the one at which units can be released
+    moved = everyone.norms(after - before)
+    rate, length = measure(everyone.norms(before), everyone.norms(after), moved, moved, everyone.sizes)
+    scores = torch.split(rate * length, everyone.sizes)
+    resisting = sorted(
+        ((float(scores[i][unit]), name, int(unit)) for i, name in enumerate(LEAVING) for unit in LEAVING[name]),
+        reverse=True,
+    )
+    released = {(name, unit) for name in LEAVING for unit in ended[name].released.nonzero().flatten().tolist()}
+    assert released == {(name, unit) for _, name, unit in resisting[:many]}
+    run.removal.start(groups, {"conv1": torch.tensor([3])})  # a start more, and so room for one release or none
+    again = [run.step() for _ in range(6)][-1]
+    room = int(most * (5 + 1)) - many
+    assert int(again["conv1"].released.sum()) == room
+
+
+def test_nothing_is_released_late_in_its_decay():
+    groups = small_groups()
+    run = Training(groups, Decay(6, replace(OUTWARD, until=0.5, after=4)))
+    run.removal.start(groups, LEAVING)
+    ended = [run.step() for _ in range(6)][-1]
+    assert not any(departure.released.any() for departure in ended.values())
+    assert ended["conv2"].gone.nonzero().flatten().tolist() == [0, 9, 31]
 
 
 def test_a_certain_start_ends_releases_and_tells_those_there_were():

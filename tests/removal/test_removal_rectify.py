@@ -111,6 +111,8 @@ def test_thresholds_out_of_range_are_named():
         ({"length": -0.1}, "'length' parameter of Rectify must be a float of at least 0"),
         ({"memory": 1.0}, r"'memory' parameter of Rectify must be a float in \[0, 1\)"),
         ({"after": 0}, "'after' parameter of Rectify must be an integer of at least 1"),
+        ({"until": 0.0}, r"'until' parameter of Rectify must be a float in \(0, 1\]. Got 0.0"),
+        ({"most": 1.1}, r"'most' parameter of Rectify must be a float in \(0, 1\]"),
         ({"releases": -1}, "'releases' parameter of Rectify must be an integer of at least 0"),
         ({"variant": "neither"}, "'variant' parameter of Rectify must be"),
     ):
