@@ -49,10 +49,21 @@ def found():
 
 
 def test_without_results_everything_says_so():
-    for text in (told.potentials("resnet20", {}), told.by_shift("lenet_300_100", {}), told.shown({})):
+    for text in (
+        told.potentials("resnet20", {}),
+        told.by_margin("resnet20", {}),
+        told.by_shift("lenet_300_100", {}),
+        told.shown({}),
+    ):
         assert text.startswith("No results are kept yet: `python experiments/run.py experiments/lost_in_pruning/")
     assert told.verdict({}).count("No results are kept yet") == 2
     assert told.plots({}) == {}
+
+
+def test_wider_margins_reach_further_along_the_line(found):
+    row = told.by_margin("lenet_300_100", found).splitlines()[2]
+    # under both shifts a network errs by 0.1 of its ratio more: the line to 0.5 meets 0.005 at 0.05, 0.01 at 0.1, ...
+    assert row == "| lenet_300_100_short, mnist, WT | 90, 5 | 90, 10 | 90, 20 | 90, 50 |"
 
 
 def test_potentials_are_means_over_seeds(found):

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from secateur.data.augment import SEEN, UNSEEN
 from secateur.measures.excess import excess_slope
+from secateur.measures.potential import prune_potential
 from secateur.report.seeds import spread
 from secateur.report.text import duration
 from secateur.report.trust_charts import Banded, banded
@@ -40,6 +41,8 @@ NOTHING = (
     "out, and `python experiments/shifts.py` with the same options evaluates them."
 )
 NETWORKS = ("resnet20", "lenet_300_100")
+MARGINS = (0.005, 0.01, 0.02, 0.05)
+"""Of error: the paper's, and wider ones that tell methods apart after short retraining."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +180,29 @@ def by_shift(network: str, found: Found | None = None) -> str:
     return "\n\n".join(parts) or NOTHING.format(files=f"{network}_short_*.yaml")
 
 
+def by_margin(network: str, found: Found | None = None) -> str:
+    """One row a study and a method: how far the line holds where more error is allowed."""
+    lines = []
+    for study in studies(network, found):
+        for method, own in study.methods.items():
+            cells = []
+            for margin in MARGINS:
+                nominal = _mean([_within(one.nominal, one.ratios, margin) for one in own])
+                shifted = [
+                    fmean(_within(row, one.ratios, margin) for row in _rows(one, study, shifted=True)) for one in own
+                ]
+                cells.append(f"{nominal}, {_mean(shifted)}")
+            lines.append([f"{study.name}, {study.strengths}, {method}", *cells])
+    if not lines:
+        return NOTHING.format(files=f"{network}_short_*.yaml")
+    head = ["cascade, shifts, method", *(f"{100 * margin:g} points" for margin in MARGINS)]
+    return f"{table(head, lines)}\n\nOn the line, in per cent: images as they are, mean of the shifts; over the seeds."
+
+
+def _within(row: Shift, ratios: Sequence[float], margin: float) -> float:
+    return prune_potential(ratios[1:], row.errors[1:], row.errors[0], margin=margin).interpolated
+
+
 def _short(study: Study, network: str) -> str:
     """What tells a study from the others of its network."""
     name = study.name.removeprefix(network).strip("_-")
@@ -263,7 +289,7 @@ def curves(study: Study, *, shifted: bool) -> Markup:
         kind = dict(METHODS.values())[method]
         points = []
         for i in range(len(own[0].ratios)):
-            values = [fmean(1 - row.errors[i] for row in _rows(one, study, shifted)) for one in own]
+            values = [fmean(1 - row.errors[i] for row in _rows(one, study, shifted=shifted)) for one in own]
             points.append((fmean(one.ratios[i] for one in own), fmean(values), min(values), max(values)))
         drawn.append(Banded(method, tuple(points), kind))
     what = f"mean of {len(study.kinds)} shifts" if shifted else "images as they are"
@@ -272,7 +298,7 @@ def curves(study: Study, *, shifted: bool) -> Markup:
                   key=f"curves-{'shifted' if shifted else 'nominal'}")  # fmt: skip
 
 
-def _rows(one: Cascade, study: Study, shifted: bool) -> list[Shift]:
+def _rows(one: Cascade, study: Study, *, shifted: bool) -> list[Shift]:
     return [row for row in one.shifted if row.kind in study.kinds] if shifted else [one.nominal]
 
 
@@ -329,6 +355,7 @@ def alone(found: Records | None = None) -> str:
 TABLES = {
     **{f"lost in pruning {network}": partial(potentials, network) for network in NETWORKS},
     **{f"lost in pruning shifts {network}": partial(by_shift, network) for network in NETWORKS},
+    **{f"lost in pruning margins {network}": partial(by_margin, network) for network in NETWORKS},
     "lost in pruning alone": alone,
     "lost in pruning plots": shown,
     "lost in pruning verdict": verdict,
