@@ -150,10 +150,10 @@ def test_snapshots_are_fine_tuned_under_their_masks(tmp_path, monkeypatch):
     more = {"data__limit": 64, "model__spec": "zoo:lenet_300_100", "pruning__method__options": asked, **weights}
     tuned, fitted = [], Run._fit
 
-    def fit(self, model, name, *rest):
-        found = fitted(self, model, name, *rest)
+    def fit(self, stage, model, name, *rest):
+        found = fitted(self, stage, model, name, *rest)
         if "snapshot" in name:
-            tuned.append(found[0])
+            tuned.append(found)
         return found
 
     monkeypatch.setattr(Run, "_fit", fit)
@@ -172,10 +172,10 @@ def test_snapshots_are_fine_tuned_under_their_masks(tmp_path, monkeypatch):
     class Stop(Exception):
         pass
 
-    def stop(self, model, name, *rest):
+    def stop(self, stage, model, name, *rest):
         if name.endswith("snapshot 2"):
             raise Stop
-        return fitted(self, model, name, *rest)
+        return fitted(self, stage, model, name, *rest)
 
     again = made.model_copy(update={"out": str(tmp_path / "again")})
     monkeypatch.setattr(Run, "_fit", stop)

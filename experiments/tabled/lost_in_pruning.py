@@ -64,6 +64,11 @@ class Study:
         return ROBUST in self.name
 
     @property
+    def shown(self) -> str:
+        """What readers see of the name: of a robust training not how."""
+        return f"{self.name.partition('-')[0]}, robust" if self.robust else self.name
+
+    @property
     def kinds(self) -> list[str]:
         """The shifts that all cascades were seen under."""
         own = [{row.kind for row in one.shifted} for found in self.methods.values() for one in found]
@@ -120,7 +125,7 @@ def potentials(network: str, found: Found | None = None) -> str:
             bound = "≥ " if all(one.nominal.potential.censored for one in own) else ""
             cells[1:3] = [f"{bound}{cell}" for cell in cells[1:3]]
             published = PUBLISHED[method] if network == "resnet20" and not study.robust else ("",) * 4
-            lines.append([f"{study.name}, {study.strengths}, {method}", str(len(own)), *cells, *_told(published)])
+            lines.append([f"{study.shown}, {study.strengths}, {method}", str(len(own)), *cells, *_told(published)])
     if not lines:
         return NOTHING.format(files=f"{network}_short_*.yaml")
     head = ["cascade, shifts, method", "seeds", "dense accuracy", "potential as they are", "on the line",
@@ -192,7 +197,7 @@ def by_margin(network: str, found: Found | None = None) -> str:
                     fmean(_within(row, one.ratios, margin) for row in _rows(one, study, shifted=True)) for one in own
                 ]
                 cells.append(f"{nominal}, {_mean(shifted)}")
-            lines.append([f"{study.name}, {study.strengths}, {method}", *cells])
+            lines.append([f"{study.shown}, {study.strengths}, {method}", *cells])
     if not lines:
         return NOTHING.format(files=f"{network}_short_*.yaml")
     head = ["cascade, shifts, method", *(f"{100 * margin:g} points" for margin in MARGINS)]
@@ -205,7 +210,7 @@ def _within(row: Shift, ratios: Sequence[float], margin: float) -> float:
 
 def _short(study: Study, network: str) -> str:
     """What tells a study from the others of its network."""
-    name = study.name.removeprefix(network).strip("_-")
+    name = study.shown.removeprefix(network).strip("_-, ")
     return f"{name}, " if name else ""
 
 
@@ -240,7 +245,7 @@ def _overstated(study: Study) -> list[str]:
         where = {min(study.kinds, key=lambda kind, one=one: _at(one, kind).potential.value): None for one in own}
         held = f"{worse} of {len(own)} seed{'' if len(own) == 1 else 's'}"
         lines.append(
-            f"{study.name} ({study.strengths}), {method}: {_mean(before)} % of the parameters can go as images are, "
+            f"{study.shown} ({study.strengths}), {method}: {_mean(before)} % of the parameters can go as images are, "
             f"{_mean(after)} % on average over {len(study.kinds)} shifts and {_mean(least)} % under the worst of "
             f"each seed ({', '.join(map(named, where))}). The images as they are say more than the shifts on average "
             f"in {held}."
@@ -256,7 +261,7 @@ def _excess(study: Study) -> list[str]:
         line = excess_slope([ratio for ratio, _ in points], [value for _, value in points])
         sure = "more than" if line.low > 0 else "less than" if line.high < 0 else "no more certainly than"
         lines.append(
-            f"{study.name} ({study.strengths}), {method}: shifts cost pruned networks {sure} the dense one: "
+            f"{study.shown} ({study.strengths}), {method}: shifts cost pruned networks {sure} the dense one: "
             f"{100 * line.value:+.1f} points of error to all parameters gone, interval {100 * line.low:+.1f} to "
             f"{100 * line.high:+.1f} over {len(points)} networks."
         )
@@ -277,7 +282,7 @@ def _hardened(study: Study, others: Sequence[Study]) -> list[str]:
                     means = [fmean(over(one, common, fmean) for one in s.methods[method]) for s in (other, study)]
                     many = f"{len(common)} shift{'' if len(common) == 1 else 's'}"
                     gains.append(f"{_mean(means[:1])} to {_mean(means[1:])} % over {many} {what}")
-            lines.append(f"{study.name} ({study.strengths}), {method}: training on corruptions moves it from "
+            lines.append(f"{study.shown} ({study.strengths}), {method}: training on corruptions moves it from "
                          f"{' and '.join(gains)}.")  # fmt: skip
     return lines
 
@@ -293,7 +298,7 @@ def curves(study: Study, *, shifted: bool) -> Markup:
             points.append((fmean(one.ratios[i] for one in own), fmean(values), min(values), max(values)))
         drawn.append(Banded(method, tuple(points), kind))
     what = f"mean of {len(study.kinds)} shifts" if shifted else "images as they are"
-    title = f"{study.name}: accuracy over the prune ratio, {what}"
+    title = f"{study.shown}: accuracy over the prune ratio, {what}"
     return banded(drawn, title=title, name=f"accuracy, %, {what}", across="prune ratio, %", width=920,
                   key=f"curves-{'shifted' if shifted else 'nominal'}")  # fmt: skip
 
@@ -312,7 +317,7 @@ def reaches(study: Study) -> Markup:
             found.append(Dot(fmean(values), min(values), max(values), dict(METHODS.values())[method]))
         rows.append(("as they are" if kind == "nominal" else named(kind), found))
     legend = [(method, dict(METHODS.values())[method]) for method in study.methods]
-    title = f"{study.name}: prune potential by shift"
+    title = f"{study.shown}: prune potential by shift"
     return dots(rows, legend, title=title, name="prune potential, %", key="reaches")
 
 
@@ -320,7 +325,7 @@ def plots(found: Found | None = None) -> dict[str, str]:
     """SVG files by their names, three a study."""
     made = {}
     for study in (study for network in NETWORKS for study in studies(network, found)):
-        stem = f"{QUESTION}-{study.name}-{study.strengths}".replace("+", "_").replace("=", "_")
+        stem = f"{QUESTION}-{study.shown.replace(', ', '_')}-{study.strengths}"
         made[f"{stem}-accuracy.svg"] = standalone(curves(study, shifted=False), 920)
         made[f"{stem}-shifted.svg"] = standalone(curves(study, shifted=True), 920)
         made[f"{stem}-potential.svg"] = standalone(reaches(study), 920)
