@@ -220,7 +220,7 @@ class Fading(ABC):
 
     def _among_the_first(self, scores: Tensor, most: float) -> Tensor:
         """Which of the leaving units have the largest scores, so many that `most` of all starts are released."""
-        left = (most * self._book["starts"].sum()).floor() - self._book["releases"].sum()
+        left = (most * self._book["starts"].sum() - 1e-6).ceil() - self._book["releases"].sum()
         places = torch.empty_like(self._spots)
         places[scores.argsort(descending=True, stable=True)] = torch.arange(len(places), device=places.device)
         return places < left

@@ -45,8 +45,8 @@ class Rectify:
     memory     of the moving averages, in [0, 1); 0 looks at the last step alone
     after      steps of decay before a unit can be released
     until      share of its decay after which it no longer can: the network has then learned to do without it
-    most       of the units that ever started to leave, the share that can be released, those that resist most first:
-               by C_rate C_len. Others pay for every release, and most useful units resist somewhat
+    most       of the units that ever started to leave, the share that can be released, rounded up, those that resist
+               most first: by C_rate C_len. Others pay for every release, and most useful units resist somewhat
     releases   how often one unit can be released
     cooldown   rounds of choosing that a released unit sits out
     """

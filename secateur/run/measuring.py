@@ -29,16 +29,16 @@ class Measured:
     folder: Folder | None = None
 
     def __call__(
-        self, stage: StageName, model: nn.Module, test: Any, cost: Mapping[str, Any], number: int | None = None
+        self, after: StageName, model: nn.Module, test: Any, cost: Mapping[str, Any], number: int | None = None
     ) -> StageRow:
-        """The row; `number` is that of the round where a run has several."""
-        name = f"measure: {stage}" if number is None else f"measure: {stage} {number}"
-        with told(self.progress, name, self.folder) as under_way:
+        """The row of the model `after` a stage; `number` is that of the round where a run has several."""
+        name = f"measure: {after}" if number is None else f"measure: {after} {number}"
+        with told(self.progress, name, self.folder) as stage:
             found = measures.accuracy(model, test, confidence=self.recipe.measures.confidence)
-            under_way.text = f"{found.value:.2%} of {found.total:,}"
+            stage.text = f"{found.value:.2%} of {found.total:,}"
             accuracy, weighed = gather.accuracy_row(found), measures.size(model)
             cost = {**cost, "accuracy": accuracy, "loss": found.loss, "bytes": weighed.bytes}
-            return StageRow(stage=stage, round=number, **cost)
+            return StageRow(stage=after, round=number, **cost)
 
 
 def snapshot_row(

@@ -249,7 +249,7 @@ def test_releases_are_bounded_so_that_every_run_ends():
         assert getattr(ended["conv2"], what).nonzero().flatten().tolist() == [0, 9, 31]
 
 
-@pytest.mark.parametrize(("most", "many"), [(0.19, 0), (0.4, 2), (0.9, 4)])
+@pytest.mark.parametrize(("most", "many"), [(0.19, 1), (0.4, 2), (0.7, 4)])
 def test_a_share_of_those_that_start_is_released_which_resist_most(most, many):
     groups = small_groups()
     run = Training(groups, Decay(6, replace(OUTWARD, rate=-0.999, most=most, until=0.5, after=3)))
@@ -268,10 +268,9 @@ def test_a_share_of_those_that_start_is_released_which_resist_most(most, many):
     )
     released = {(name, unit) for name in LEAVING for unit in ended[name].released.nonzero().flatten().tolist()}
     assert released == {(name, unit) for _, name, unit in resisting[:many]}
-    run.removal.start(groups, {"conv1": torch.tensor([3])})  # a start more, and so room for one release or none
+    run.removal.start(groups, {"conv1": torch.tensor([3])})  # a start more, and so room for one more release
     again = [run.step() for _ in range(6)][-1]
-    room = int(most * (5 + 1)) - many
-    assert int(again["conv1"].released.sum()) == room
+    assert again["conv1"].released.nonzero().flatten().tolist() == [3]
 
 
 def test_nothing_is_released_late_in_its_decay():
