@@ -105,10 +105,8 @@ def test_the_verdict_tells_what_the_numbers_say(found):
     assert "worst of each seed (fog). The images as they are say more than the shifts on average in 0 of 1" in text
     assert f"{wt}shifts cost pruned networks more than the dense one: +10.0 points" in text
     assert "FT: shifts cost pruned networks less than the dense one: -10.0 points" in text
-    assert (
-        "resnet20, robust (cifar), WT: training on corruptions moves it from 20 to 60 % over 1 shift that it did not see."
-        in text
-    )
+    moved = "training on corruptions moves it from 20 to 60 % over 1 shift that it did not see."
+    assert f"resnet20, robust (cifar), WT: {moved}" in text
 
 
 def test_plots_are_drawings_with_their_colours(found):
