@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 import secateur
 from secateur.data import Data
+from secateur.folder import completed
 from secateur.report import gather
 from secateur.run.experiments import Experiment
 from secateur.run.subjects import of_run
@@ -72,7 +73,7 @@ def measured(experiment: Experiment, given: argparse.Namespace) -> tuple[Path, b
     """
     record, own = finished(experiment, given.results), experiment.result(given.results)
     path = own.parent / FOLDER / own.name
-    if path.exists() and Bounds.load(path).recipe == record.recipe:
+    if path.exists() and completed(Bounds.load(path).recipe) == completed(record.recipe):
         return path, False
     started = time.perf_counter()
     subjects, data, _ = of_run(given.work / experiment.name)

@@ -24,6 +24,7 @@ from tabled.cascades import FOLDER, Cascade
 from secateur import console
 from secateur.data.pictures import Pictures
 from secateur.errors import InputError
+from secateur.folder import completed
 from secateur.report import gather
 from secateur.report.record import RunRecord
 from secateur.report.trust_record import TrustRecord
@@ -53,7 +54,7 @@ def evaluated(experiment: Experiment, given: argparse.Namespace) -> tuple[Path, 
     strengths = given.strengths or fitting(pictures, data.name)
     path = own.parent / FOLDER / strengths / own.name
     settings = settings_of(given, strengths)
-    if path.exists() and (before := Cascade.load(path)).recipe == record.recipe:
+    if path.exists() and completed((before := Cascade.load(path)).recipe) == completed(record.recipe):
         require_same(path, before, {"images": len(pictures.images), **settings.identity()})
         return path, False
     with console.stages() as progress:

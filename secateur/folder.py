@@ -167,7 +167,7 @@ class Folder:
         """Take an empty folder, or one of the same recipe."""
         path = self.path / RECIPE
         if path.exists():
-            differing = differences(_completed(text.read(path).values), self.recipe.to_dict())
+            differing = differences(completed(text.read(path).values), self.recipe.to_dict())
             if differing:
                 raise InputError(
                     f"The output folder {self.path} holds a run of another recipe. These differ: "
@@ -194,7 +194,7 @@ class Folder:
             raise CheckpointError(f"The stage {path} is damaged. Remove {self.path} and start the run anew.") from error
 
 
-def _completed(values: Any) -> Any:
+def completed(values: Any) -> Any:
     """A stored recipe with the keys that came later at their defaults; as it is where it can no longer be read."""
     try:
         return Recipe.of(values).to_dict()

@@ -104,6 +104,17 @@ def test_what_does_not_belong_together_is_told(done, command, tmp_path):
         cascades("lost", tmp_path)
 
 
+def test_results_from_before_a_key_of_recipes_belong_together(done, command, tmp_path):
+    experiment, given = done
+    path, _ = command(experiment, given)
+    older = json.loads((given.results / "lost" / path.name).read_text())
+    del older["recipe"]["pruning"]["shuffled"]
+    (tmp_path / "lost").mkdir()
+    (tmp_path / "lost" / path.name).write_text(json.dumps(older))
+    Cascade.load(path).save(tmp_path / "lost" / "shifts" / "cifar" / path.name)
+    assert list(cascades("lost", tmp_path)) == [("cifar", "lenet_wt")]
+
+
 def test_an_evaluation_with_other_options_is_told(done, command):
     experiment, given = done
     path, _ = command(experiment, given)

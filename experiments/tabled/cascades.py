@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from secateur.errors import CheckpointError, InputError
 from secateur.files import atomic_write
-from secateur.folder import differences
+from secateur.folder import completed, differences
 from secateur.measures.excess import excess_difference
 from secateur.report.record import Hardware, Row, RunRecord
 from secateur.report.trust_record import NOMINAL, PotentialRow, TrustRecord
@@ -165,7 +165,7 @@ def beside(kind: type[Own], folder: Path, pattern: str) -> Iterator[tuple[str, O
         found, own = kind.load(path), folder / path.name
         if not own.exists():
             raise InputError(f"The result {path} must lie beside {own}, the run that left its models. It is not there.")
-        differing = differences(RunRecord.load(own).recipe, found.recipe)
+        differing = differences(completed(RunRecord.load(own).recipe), completed(found.recipe))
         if differing:
             raise InputError(
                 f"The result {path} must be of the recipe of {own}. These differ: {', '.join(differing[:5])}. Remove "

@@ -87,10 +87,11 @@ def studies(network: str, found: Found | None = None) -> list[Study]:
         if schedule in (network, f"{network}_short") and method in METHODS:
             own.setdefault((schedule + mark + changes, strengths), {})[METHODS[method][0]] = results
     order = [label for label, _ in METHODS.values()]
-    return [
+    made = [
         Study(name, strengths, {label: methods[label] for label in order if label in methods})
         for (name, strengths), methods in own.items()
     ]
+    return sorted(made, key=lambda study: study.robust)
 
 
 def nominal(one: Cascade) -> float:
@@ -262,10 +263,14 @@ def _excess(study: Study) -> list[str]:
         sure = "more than" if line.low > 0 else "less than" if line.high < 0 else "no more certainly than"
         lines.append(
             f"{study.shown} ({study.strengths}), {method}: shifts cost pruned networks {sure} the dense one: "
-            f"{100 * line.value:+.1f} points of error to all parameters gone, interval {100 * line.low:+.1f} to "
-            f"{100 * line.high:+.1f} over {len(points)} networks."
+            f"{_points(line.value)} points of error to all parameters gone, interval {_points(line.low)} to "
+            f"{_points(line.high)} over {len(points)} networks."
         )
     return lines
+
+
+def _points(share: float) -> str:
+    return f"{round(100 * share, 1) + 0.0:+.1f}"  # no minus before a zero
 
 
 def _hardened(study: Study, others: Sequence[Study]) -> list[str]:
